@@ -117,6 +117,14 @@ impl Raw {
         assert_eq!(self.read(expected.len()), expected);
     }
 
+    /// The header of what a caller has sent, whose body is skipped.
+    pub(crate) fn next_head(&mut self) -> Head {
+        let len = u32::from_le_bytes(self.read(4).try_into().unwrap());
+        let head = Head::decode(&self.read(len as usize)[..]).unwrap();
+        self.read(head.args_size as usize);
+        head
+    }
+
     /// The next extended reply.
     pub(crate) fn reply(&mut self) -> (ReplyHead, Bytes) {
         let head_len = u32::from_le_bytes(self.read(4).try_into().unwrap());

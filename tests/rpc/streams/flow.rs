@@ -10,7 +10,7 @@ use super::support::*;
 use crate::raw::{echo, soon};
 use crate::support::{channel, in_time};
 
-const WINDOW: usize = 256 << 10;
+const WINDOW: usize = 1 << 20;
 
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
@@ -68,7 +68,7 @@ fn a_closure_gets_what_has_come_before_and_then_the_rest() {
     let fixture = Fixture::new();
     let (sender, _incoming, mut items, _replies) = fixture.talk();
     let send = |range: std::ops::Range<usize>| {
-        range.for_each(|number| sender.try_send(&echo(number.to_string())).unwrap());
+        range.for_each(|number| sender.send(&echo(number.to_string()), soon()).unwrap());
     };
     send(0..10);
     // By now the others have come, or will come while the closure runs.

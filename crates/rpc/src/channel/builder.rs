@@ -31,7 +31,7 @@ impl Channel {
             connect_timeout,
             calls_max,
             streams_max: 16 * 1024,
-            stream_window_bytes: 256 * 1024,
+            stream_window_bytes: 1 << 20,
             limits,
             resolver: None,
             caller: Bytes::new(),

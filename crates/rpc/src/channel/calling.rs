@@ -77,6 +77,8 @@ impl Shared {
             self.fail(call, error);
             return None;
         }
+        // Its answer is for another thread than the one that may be reading.
+        self.take_back(&state);
         call.len_bytes = frame.len();
         if let Some(connection) = self.open_connection(&state).filter(|_| !frame.is_empty()) {
             call.sent = true;

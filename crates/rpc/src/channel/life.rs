@@ -278,6 +278,7 @@ impl Shared {
             Phase::Idle | Phase::Connecting | Phase::Closed => None,
         };
         state.bare_call = None;
+        self.take_back(&state);
         state.fail_all(true, &mut deliveries, || self.config.lost(&Loss::Broken(channel_closed())));
         state.fail_all(false, &mut deliveries, || self.config.closed());
         drop(state);

@@ -93,6 +93,7 @@ mod calls;
 mod config;
 mod connection;
 mod errors;
+mod lent;
 mod life;
 mod parked;
 mod pending;

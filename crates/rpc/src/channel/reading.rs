@@ -164,18 +164,28 @@ impl Shared {
 
     /// Reads the answers to extended calls. Returns when the connection has served no call for
     /// long.
-    pub(super) fn read_until_idle(self: &Arc<Self>, connection: &Connection) -> Result<(), Loss> {
+    pub(super) fn read_until_idle(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Loss> {
         let most = self.config.ping_interval.min(self.config.idle_timeout);
         let mut timeout = READ_TIMEOUT.min(most);
         let mut incoming = connection.incoming.lock();
-        let mut idle_since = None;
+        let (mut idle_since, mut has_read) = (None, false);
         loop {
             // What completions send leaves together.
             let cork = Cork::new();
             self.take_answers(&mut incoming, connection, ReadBy::Channel)?;
             drop(cork);
+            // Not while nothing comes: then this thread waits for it.
+            if std::mem::take(&mut has_read) && self.is_lent() {
+                drop(incoming);
+                self.wait_while_lent(connection);
+                incoming = connection.incoming.lock();
+                continue;
+            }
             match incoming.read(connection, timeout) {
-                (_, Ok(true)) => idle_since = None,
+                (_, Ok(true)) => (idle_since, has_read) = (None, true),
                 (now, Ok(false)) => {
                     timeout = self.look_after(connection, now)?.min(most);
                     let since = *idle_since.get_or_insert(now);

@@ -25,6 +25,11 @@ pub(super) struct Shared {
     pub(super) late_replies: AtomicU64,
     state: Mutex<State>,
     pub(super) timer_wakes: Condvar,
+    /// The stream whose receiver reads the connection: see `lent`. 0: none. It changes under the
+    /// lock of the state.
+    pub(super) lent_to: AtomicU64,
+    /// The connection may not be lent any more.
+    pub(super) given_back: Condvar,
 }
 
 pub(super) struct State {
@@ -91,7 +96,8 @@ impl Shared {
         };
         let (next_id, state, timer_wakes) = (AtomicU64::new(1), Mutex::new(state), Condvar::new());
         let late_replies = AtomicU64::new(0);
-        Arc::new(Shared { config, next_id, late_replies, state, timer_wakes })
+        let (lent_to, given_back) = (AtomicU64::new(0), Condvar::new());
+        Arc::new(Shared { config, next_id, late_replies, state, timer_wakes, lent_to, given_back })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

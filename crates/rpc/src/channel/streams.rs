@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Channel;
+use super::lent::Lent;
 use super::parked::{CallResult, Waiter};
 use super::request::{OpenStream, Request};
 use super::shared::Shared;
@@ -84,6 +85,8 @@ impl Shared {
         let stream = Stream::new(Opening {
             wire: Wire { side: Side::Caller, head_size: self.config.head_size(), id },
             owner: Box::new(CallerOwner { shared: Arc::downgrade(self), id }),
+            // Where both sides send, whoever sends waits for what is read, too.
+            read_turn: (kind == Kind::OpenOne).then(|| Lent::boxed(self, id)),
             item_len_max: self.config.limits.body_len_max_bytes,
             // The channel's timer ends it.
             deadline: None,

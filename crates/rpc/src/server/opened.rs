@@ -132,6 +132,7 @@ impl Connection {
         let owner = ServerOwner { connection, id, slot, stats, began: None };
         let stream = Stream::new(Opening {
             wire: Wire { side: Side::Server, head_size: id.head_size, id: id.call_id },
+            read_turn: None,
             owner: Box::new(owner),
             item_len_max: limits.frame.body_len_max_bytes,
             deadline,

@@ -110,6 +110,7 @@ mod tests {
     fn stream(id: u64) -> Arc<Stream> {
         Stream::new(Opening {
             wire: Wire { side: Side::Server, head_size: HeadSize::U32Le, id },
+            read_turn: None,
             owner: Box::new(Nobody),
             item_len_max: 100,
             deadline: None,

@@ -44,10 +44,19 @@ pub(crate) trait Owner: Send {
     fn gone(self: Box<Self>);
 }
 
+/// Lets a thread that waits for items read the connection itself, so that nobody has to wake it.
+pub(crate) trait ReadTurn: Send + Sync {
+    /// Reads until the stream has something for its receiver, or until `until`. Returns at once
+    /// while somebody else has to read. No lock of the stream is held.
+    fn read(&self, stream: &Arc<Stream>, until: Option<Instant>);
+}
+
 /// How a stream begins.
 pub(crate) struct Opening {
     pub(crate) wire: Wire,
     pub(crate) owner: Box<dyn Owner>,
+    /// Where the thread that waits for items may read the connection.
+    pub(crate) read_turn: Option<Box<dyn ReadTurn>>,
     /// The longest item that is sent or taken.
     pub(crate) item_len_max: usize,
     /// When it ends by itself. A caller's channel has a timer for that, and gives none here.
@@ -62,6 +71,7 @@ pub(crate) struct Opening {
 /// who use it.
 pub(crate) struct Stream {
     pub(super) wire: Wire,
+    pub(super) read_turn: Option<Box<dyn ReadTurn>>,
     pub(super) item_len_max: usize,
     pub(super) deadline: Option<Instant>,
     pub(super) state: Mutex<State>,
@@ -84,6 +94,8 @@ pub(super) struct State {
     pub(super) waits_for_outbox: bool,
     pub(super) window: ReceiveWindow,
     pub(super) queue: VecDeque<Bytes>,
+    /// Whether the thread that waits for items is to read them itself.
+    pub(super) is_asked_to_read: bool,
     pub(super) received_bytes: u64,
     /// Whether the peer will send no more items.
     pub(super) has_peer_ended: bool,
@@ -94,8 +106,8 @@ pub(super) struct State {
 
 impl Stream {
     pub(crate) fn new(opening: Opening) -> Arc<Stream> {
-        let Opening { wire, owner, item_len_max, deadline, credit, window, has_peer_ended } =
-            opening;
+        let Opening { wire, owner, read_turn, item_len_max, .. } = opening;
+        let Opening { deadline, credit, window, has_peer_ended, .. } = opening;
         let state = State {
             outbox: None,
             owner: Some(owner),
@@ -105,13 +117,14 @@ impl Stream {
             waits_for_outbox: false,
             window,
             queue: VecDeque::new(),
+            is_asked_to_read: false,
             received_bytes: 0,
             has_peer_ended,
             is_discarding: false,
             callbacks: Callbacks::default(),
         };
         let (state, room, arrived) = (Mutex::new(state), Condvar::new(), Condvar::new());
-        Arc::new(Stream { wire, item_len_max, deadline, state, room, arrived })
+        Arc::new(Stream { wire, read_turn, item_len_max, deadline, state, room, arrived })
     }
 
     /// The frame that opens it is in this outbox. From now on it may send.

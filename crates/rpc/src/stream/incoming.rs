@@ -125,6 +125,15 @@ impl<T: Payload, E> Incoming<T, E> {
         Cork::flush_all();
         let deadline = self.stream.deadline();
         let first = [until, deadline].into_iter().flatten().min();
+        if let Some(turn) = &self.stream.read_turn {
+            state.is_asked_to_read = false;
+            drop(state);
+            turn.read(&self.stream, first);
+            state = self.stream.state.lock();
+            if state.has_news() || std::mem::take(&mut state.is_asked_to_read) {
+                return None;
+            }
+        }
         let has_passed = match first {
             Some(first) => self.stream.arrived.wait_until(&mut state, first).timed_out(),
             None => {

@@ -142,7 +142,7 @@ mod sender;
 mod sending;
 mod wire;
 
-pub(crate) use self::core::{Opening, Owner, Stream};
+pub(crate) use self::core::{Opening, Owner, ReadTurn, Stream};
 pub(crate) use self::flow::{FIRST_CREDIT_BYTES, ReceiveWindow, SendCredit, WINDOW_MAX_BYTES};
 pub use self::incoming::{Incoming, Next, StreamReply};
 pub use self::outgoing::Outgoing;

@@ -10,6 +10,11 @@ use super::core::{State, Stream};
 use super::flow::cost;
 
 impl State {
+    /// Whether there is something for a thread that waits for items: one of them, or the end.
+    pub(super) fn has_news(&self) -> bool {
+        !self.queue.is_empty() || self.over.is_some() || self.has_peer_ended
+    }
+
     /// Gives back the room of items of this cost, unless the end of the stream has done so.
     pub(super) fn shrink(&mut self, cost: usize) {
         if let Some(owner) = &mut self.owner {
@@ -63,8 +68,19 @@ impl Stream {
         state.queue.len() == 1
     }
 
+    /// See [`State::has_news`].
+    pub(crate) fn has_news(&self) -> bool {
+        self.state.lock().has_news()
+    }
+
     /// Wakes the thread that waits for items, if there is one.
     pub(crate) fn wake_receiver(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Asks the thread that waits for items, if there is one, to read them itself.
+    pub(crate) fn ask_to_read(&self) {
+        self.state.lock().is_asked_to_read = true;
         self.arrived.notify_one();
     }
 

@@ -1,0 +1,135 @@
+//! A connection that carries one stream of a server's items is lent to the thread that takes them.
+//!
+//! ```text
+//!   channel's thread: reads an item ── wakes the receiver ── waits: it is lent ─────────── reads
+//!   receiver:         waits ── takes the item ── reads the next one itself ── ... ── is away ──┘
+//! ```
+//!
+//! A stream's items wake no thread then, and the memory of an item is that of the one before. For
+//! items of 64 KiB that is half of what a stream costs its receiver.
+//!
+//! The channel's thread is still responsible (`State::has_reader`). It reads again as soon as
+//! another call enters the channel, when nothing has come for a while, and when it finds, every
+//! [`LOOK_PAUSE`], that the receiver does not read. Only a stream that is alone on its channel gets
+//! the connection, and only one on which the caller sends nothing: others would wait for what
+//! nobody reads.
+//!
+//! # Invariants
+//! - What a receiver reads for others, before it gives the connection back, runs no closure of
+//!   theirs on its thread: completions go to the timer's, and a caller's streams have none.
+//! - A receiver reads at most until its deadline, and that of the stream.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::errors::Loss;
+use super::reading::READ_TIMEOUT;
+use super::shared::{ReadBy, Shared, State};
+use crate::stream::{ReadTurn, Stream};
+
+/// How often the channel's thread looks whether the receiver reads. Longer: the loss of the
+/// connection, or a ping that is due, is noticed later while the receiver is away. Shorter: more
+/// wake-ups.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a stream's receiver needs of its channel.
+pub(super) struct Lent {
+    shared: Weak<Shared>,
+    id: u64,
+}
+
+impl Lent {
+    pub(super) fn boxed(shared: &Arc<Shared>, id: u64) -> Box<dyn ReadTurn> {
+        Box::new(Lent { shared: Arc::downgrade(shared), id })
+    }
+}
+
+impl ReadTurn for Lent {
+    fn read(&self, stream: &Arc<Stream>, until: Option<Instant>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let Some((connection, deadline)) = shared.lend_to(self.id) else { return };
+        let until = until.map_or(deadline, |until| until.min(deadline));
+        if let Err(loss) = shared.read_items(&connection, stream, self.id, until) {
+            shared.lose_by_caller(&connection, loss);
+        }
+    }
+}
+
+impl Shared {
+    /// Lends the connection to the receiver of this stream, if it may have it. Returns the
+    /// connection, and when the stream ends.
+    fn lend_to(&self, id: u64) -> Option<(Arc<Connection>, Instant)> {
+        let mut state = self.lock();
+        if !state.is_alone(id) || self.config.on_disconnect.is_some() {
+            return None;
+        }
+        let deadline = state.calls.get_mut(id)?.deadline;
+        let connection = state.connection().cloned()?;
+        self.lent_to.store(id, Ordering::Release);
+        Some((connection, deadline))
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent_to.load(Ordering::Acquire) != 0
+    }
+
+    /// The channel's thread is to read again.
+    pub(super) fn take_back(&self, _: &State) {
+        if self.lent_to.swap(0, Ordering::AcqRel) != 0 {
+            self.given_back.notify_all();
+        }
+    }
+
+    /// Waits, on the channel's thread, until it is to read again.
+    pub(super) fn wait_while_lent(&self, connection: &Arc<Connection>) {
+        let mut state = self.lock();
+        // It may wait for the rest of an item.
+        let receiver = state.calls.stream(self.lent_to.load(Ordering::Acquire));
+        receiver.into_iter().for_each(|stream| stream.ask_to_read());
+        while self.is_lent() && state.is_current(connection) {
+            let is_late = self.given_back.wait_for(&mut state, LOOK_PAUSE).timed_out();
+            if is_late && !connection.incoming.is_locked() {
+                self.take_back(&state);
+            }
+        }
+    }
+
+    /// Reads for a stream, on the thread of its receiver.
+    fn read_items(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        stream: &Arc<Stream>,
+        id: u64,
+        until: Instant,
+    ) -> Result<(), Loss> {
+        // Locked: the channel's thread still reads, and gives way when it has brought something.
+        let Some(mut incoming) = connection.incoming.try_lock() else { return Ok(()) };
+        let mut now = Instant::now();
+        loop {
+            self.take_answers(&mut incoming, connection, ReadBy::Callers)?;
+            let is_lent = self.lent_to.load(Ordering::Acquire) == id;
+            if stream.has_news() || !is_lent || until <= now {
+                return Ok(());
+            }
+            let has_come;
+            (now, has_come) = incoming.read(connection, READ_TIMEOUT.min(until - now));
+            if !has_come.map_err(Loss::Broken)? {
+                self.look_after(connection, now)?;
+                if now < until {
+                    // To wait is for the channel's thread, which wakes up less often.
+                    self.take_back(&self.lock());
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether this stream is all that the channel has to do, and has been sent to the server.
+    fn is_alone(&mut self, id: u64) -> bool {
+        self.calls.len() == 1 && self.calls.get_mut(id).is_some_and(|call| call.sent)
+    }
+}

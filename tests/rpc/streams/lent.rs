@@ -1,0 +1,174 @@
+//! A stream that is alone on its channel: the thread that takes its items reads the connection.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use syncraft::rpc::{CallError, CallOptions, Next};
+
+use super::support::*;
+use crate::peers::listen;
+use crate::raw::{Echo, LONG, Raw, ReplyHead, echo, frame, soon};
+use crate::support::wait_until;
+
+/// How often threads of this name have waited for something.
+#[cfg(target_os = "linux")]
+fn waits(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let statuses =
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let own = statuses.filter(|it| it.lines().next() == Some(&format!("Name:\t{name}")));
+    let count = |status: String| {
+        let line = status.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    own.map(count).sum()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn items_wake_no_thread_but_the_one_that_takes_them() {
+    const ITEMS: u64 = 500;
+    let fixture = Fixture::new();
+    let (mut incoming, replies) = fixture.list("one by one");
+    let name = format!("rpc-chan-{}", fixture.server.local_addr().port());
+    let exchange = |incoming: &mut _| {
+        replies.try_send(&echo("item")).unwrap();
+        next(incoming);
+    };
+    // On a busy machine, the channel's thread may stay ahead of this one for a while.
+    wait_until("the channel's thread sleeps", || {
+        let before = waits(&name);
+        (0..ITEMS).for_each(|_| exchange(&mut incoming));
+        waits(&name) - before < ITEMS / 10
+    });
+}
+
+/// The threads of a program that waits should sleep.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_that_brings_nothing_wakes_threads_as_seldom_as_a_connection_without_one() {
+    let fixture = Fixture::new();
+    let (mut incoming, replies) = fixture.list("quiet");
+    let name = format!("rpc-chan-{}", fixture.server.local_addr().port());
+    for _ in 0..10 {
+        replies.try_send(&echo("item")).unwrap();
+        next(&mut incoming);
+    }
+    let before = waits(&name);
+    assert!(matches!(incoming.next_timeout(Duration::from_secs(1)), Next::NotYet));
+    let waits = waits(&name) - before;
+    assert!(waits < 25, "{waits} in a second");
+}
+
+#[test]
+fn calls_and_other_streams_go_on_beside_a_receiver_that_reads() {
+    let fixture = Fixture::new();
+    let (mut incoming, replies) = fixture.list("alone at first");
+    replies.try_send(&echo("first")).unwrap();
+    next(&mut incoming);
+    let receiver = thread::spawn(move || (next(&mut incoming), incoming));
+    let channel = &fixture.channel;
+    for _ in 0..100 {
+        let reply: Echo = channel.call(&PLAIN, &echo("beside it"), soon()).unwrap();
+        assert_eq!(reply, echo("beside it"));
+    }
+    let (told, outcomes) = mpsc::channel();
+    channel.call_then::<_, Echo>(&PLAIN, &CallOptions::default(), &echo("then"), soon(), {
+        move |reply| told.send((reply, thread::current().id())).unwrap()
+    });
+    let (reply, thread) = outcomes.recv_timeout(LONG).unwrap();
+    assert_eq!(reply.unwrap(), echo("then"));
+    assert_ne!(thread, receiver.thread().id(), "a completion runs on a thread of the channel");
+    fixture.check_alive();
+    let (sender, mut both_ways, mut items, to_caller) = fixture.talk();
+    sender.send(&echo("up"), soon()).unwrap();
+    assert_eq!(next(&mut items), "up");
+    to_caller.send(&echo("down"), soon()).unwrap();
+    assert_eq!(next(&mut both_ways), "down");
+    replies.try_send(&echo("second")).unwrap();
+    let (second, incoming) = receiver.join().unwrap();
+    assert_eq!(second, "second");
+    replies.end();
+    assert_eq!(incoming.count(), 0);
+}
+
+#[test]
+fn a_receiver_that_is_away_holds_up_nobody() {
+    let fixture = Fixture::new();
+    let (mut incoming, replies) = fixture.list("away");
+    for _ in 0..10 {
+        replies.try_send(&echo("before")).unwrap();
+        next(&mut incoming);
+    }
+    // It reads no more. A call is answered, and what comes meanwhile is kept.
+    let reply: Echo = fixture.channel.call(&PLAIN, &echo("call"), soon()).unwrap();
+    assert_eq!(reply, echo("call"));
+    (0..10).for_each(|_| replies.try_send(&echo("kept")).unwrap());
+    fixture.check_alive();
+    replies.end();
+    assert_eq!(all(incoming).unwrap(), ["kept"; 10]);
+}
+
+#[test]
+fn a_receiver_that_reads_keeps_its_own_time_and_that_of_the_stream() {
+    let fixture = Fixture::new();
+    let deadline = Instant::now() + Duration::from_millis(400);
+    let mut incoming = list(&fixture.channel, "late", Some(deadline));
+    let replies = fixture.listed("late");
+    replies.try_send(&echo("item")).unwrap();
+    next(&mut incoming);
+    let until = Instant::now() + Duration::from_millis(30);
+    match incoming.next_timeout(Duration::from_millis(30)) {
+        Next::NotYet => assert!(Instant::now() >= until),
+        // On a busy machine the stream is over first.
+        other => assert!(matches!(other, Next::Failed(CallError::TimedOut { .. })), "{other:?}"),
+    }
+    if Instant::now() < deadline {
+        let error = failure(&mut incoming);
+        assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
+    }
+    assert!(Instant::now() >= deadline);
+    wait_until("the server knows", || replies.is_over());
+}
+
+/// A server that answers by hand.
+fn item(call_id: u64, data: &'static str) -> Vec<u8> {
+    let body = echo(data).encode_to_vec();
+    let reply_size = body.len() as u32;
+    frame(&ReplyHead { call_id, stream: ITEM, reply_size, ..ReplyHead::default() }, &body)
+}
+
+#[test]
+fn a_receiver_that_reads_learns_of_what_it_did_not_ask_for() {
+    let (listener, addr) = listen();
+    let channel = channel_to(addr);
+    let mut incoming = list(&channel, "x", None);
+    let mut raw = Raw::accept(&listener);
+    let id = raw.next_head().call_id;
+    raw.send(&item(id, "first"));
+    assert_eq!(next(&mut incoming), "first");
+    // A frame of a stream that is none, and one in two parts.
+    raw.send(&item(id + 77, "for nobody"));
+    let second = item(id, "second");
+    raw.send(&second[..7]);
+    assert!(matches!(incoming.next_timeout(Duration::from_millis(50)), Next::NotYet));
+    raw.send(&second[7..]);
+    assert_eq!(next(&mut incoming), "second");
+    // The connection ends while it reads.
+    let receiver = thread::spawn(move || failure(&mut incoming));
+    drop(raw);
+    let error = receiver.join().unwrap();
+    assert!(matches!(error, CallError::Lost { .. }), "{error}");
+    // The channel is as good as new.
+    let mut again = list(&channel, "x", None);
+    let mut raw = Raw::accept(&listener);
+    let id = raw.next_head().call_id;
+    raw.send(&item(id, "again"));
+    assert_eq!(next(&mut again), "again");
+    // The server goes while the receiver is away, and nothing else tells it.
+    drop(raw);
+    let error = failure(&mut again);
+    assert!(matches!(error, CallError::Lost { .. }), "{error}");
+}

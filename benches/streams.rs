@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | `bare, ...` | writes items, each with one `write_all` | reads them, with `read_exact` |
 //! | `one stream, ...` | a handler, with `Outgoing::send` | a thread that takes them |
-//! | `one stream, wide, ...` | the same | the same, with a window of 4 MiB instead of 256 KiB |
+//! | `one stream, wide, ...` | the same | the same, with a window of 4 MiB instead of 1 MiB |
 //! | `one stream, corked, ...` | the same, which holds a `Cork` for 64 items | the same |
 //! | `1,000 streams, ...` | one thread sends where there is room | two threads, one connection |
 //! | `beside a slow one, ...` | two handlers | one takes all, another one item every 10 ms |
@@ -49,7 +49,7 @@ const LARGE: usize = 64 << 10;
 const MANY: usize = 1000;
 const IDLE: usize = 10_000;
 /// The default window of a channel's streams, and one for bulk data.
-const WINDOW: usize = 256 << 10;
+const WINDOW: usize = 1 << 20;
 const WIDE_WINDOW: usize = 4 << 20;
 /// Items under one cork.
 const CORKED: usize = 64;

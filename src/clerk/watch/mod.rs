@@ -18,7 +18,7 @@
 //!   a new one can begin.
 //!
 //! # Bounds
-//! What one stream may hold (its window of 256 KiB and one message), and the parts of one revision
+//! What one stream may hold (its window of 1 MiB and one message), and the parts of one revision
 //! (`join`). A caller that does not ask for changes stops the member's sending, and nothing else. A
 //! caller that never asks falls out of the history in the end.
 //!

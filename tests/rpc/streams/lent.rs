@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use syncraft::rpc::{CallError, CallOptions, Next};
+use syncraft::rpc::{CallError, CallOptions, Method, Next, StatusCode};
 
 use super::support::*;
 use crate::peers::listen;
@@ -131,6 +131,49 @@ fn a_receiver_that_reads_keeps_its_own_time_and_that_of_the_stream() {
     }
     assert!(Instant::now() >= deadline);
     wait_until("the server knows", || replies.is_over());
+}
+
+/// Tries until one try is quick: on a busy machine any may be slow.
+fn check_quick(what: &str, max: Duration, mut run: impl FnMut()) {
+    wait_until(what, || {
+        let began = Instant::now();
+        run();
+        began.elapsed() < max
+    });
+}
+
+#[test]
+fn a_receiver_that_only_looks_finds_what_has_come() {
+    let fixture = Fixture::new();
+    let (mut incoming, replies) = fixture.list("looked at");
+    replies.try_send(&echo("first")).unwrap();
+    next(&mut incoming);
+    check_quick("items are found as they come", Duration::from_millis(100), || {
+        for _ in 0..20 {
+            replies.try_send(&echo("item")).unwrap();
+            wait_until("it is there", || {
+                matches!(incoming.next_timeout(Duration::ZERO), Next::Item(_))
+            });
+        }
+    });
+}
+
+#[test]
+fn a_stream_that_is_refused_while_its_receiver_reads_is_told_so_at_once() {
+    let fixture = Fixture::new();
+    check_quick("it is told", Duration::from_millis(80), || {
+        // Its receiver reads its end, so the next one may read, too.
+        let (mut incoming, replies) = fixture.list("before");
+        replies.try_send(&echo("item")).unwrap();
+        next(&mut incoming);
+        replies.end();
+        assert_eq!(incoming.count(), 0);
+        let unknown = Method::new("streamRpc", "Unknown");
+        let options = CallOptions::default();
+        let stream = fixture.channel.open_stream::<_, Echo>(&unknown, &options, &echo("x"), None);
+        let error = all(stream).unwrap_err();
+        assert_eq!(refused(&error), StatusCode::UnknownMethod);
+    });
 }
 
 /// A server that answers by hand.

@@ -89,7 +89,7 @@ impl ChannelBuilder {
     }
 
     /// How many bytes of items the server may send on a stream before the application has taken
-    /// them; 64 KiB to 64 MiB, default 256 KiB. Values beyond these bounds are changed to the
+    /// them; 64 KiB to 64 MiB, default 1 MiB. Values beyond these bounds are changed to the
     /// nearest. Too small: a stream over a long way is slow, because each window takes a round
     /// trip. Too large: memory, while the application takes items slowly.
     pub fn stream_window_bytes(mut self, bytes: usize) -> Self {

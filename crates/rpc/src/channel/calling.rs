@@ -162,6 +162,8 @@ impl Shared {
 
     /// Gives a call up: its answer, if one comes, is dropped.
     pub(super) fn cancel(&self, id: u64) {
-        let _ = self.lock().take_out(id, Instant::now());
+        let mut state = self.lock();
+        let _ = state.take_out(id, Instant::now());
+        self.take_back_from(id, &state);
     }
 }

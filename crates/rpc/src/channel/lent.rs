@@ -5,19 +5,20 @@
 //!   receiver:         waits ── takes the item ── reads the next one itself ── ... ── is away ──┘
 //! ```
 //!
-//! A stream's items wake no thread then, and the memory of an item is that of the one before. For
-//! items of 64 KiB that is half of what a stream costs its receiver.
+//! A stream's items wake no thread then, and one item often gets the memory of the one before,
+//! which is still in the cache (ARCHITECTURE.md has what that gains).
 //!
-//! The channel's thread is still responsible (`State::has_reader`). It reads again as soon as
-//! another call enters the channel, when nothing has come for a while, and when it finds, every
-//! [`LOOK_PAUSE`], that the receiver does not read. Only a stream that is alone on its channel gets
-//! the connection, and only one on which the caller sends nothing: others would wait for what
-//! nobody reads.
+//! The channel's thread is still responsible (`State::has_reader`). It reads again when another
+//! call has entered the channel, when the stream is over, when nothing has come for
+//! [`READ_TIMEOUT`], and when it finds, every [`LOOK_PAUSE`], that the receiver does not read. Only
+//! a stream that is alone on its channel gets the connection, and only one on which the caller
+//! sends nothing: others would wait for what nobody reads.
 //!
 //! # Invariants
 //! - What a receiver reads for others, before it gives the connection back, runs no closure of
 //!   theirs on its thread: completions go to the timer's, and a caller's streams have none.
-//! - A receiver reads at most until its deadline, and that of the stream.
+//! - A receiver reads at most until its deadline and that of the stream, as exactly as the system
+//!   ends a read. For less than [`LOOK_PAUSE`] it does not read: it waits.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -51,8 +52,17 @@ impl ReadTurn for Lent {
         let Some(shared) = self.shared.upgrade() else { return };
         let Some((connection, deadline)) = shared.lend_to(self.id) else { return };
         let until = until.map_or(deadline, |until| until.min(deadline));
+        if until.saturating_duration_since(Instant::now()) < LOOK_PAUSE {
+            // A system ends reads some milliseconds late, and a mere look is no reason to read.
+            return shared.take_back(&shared.lock());
+        }
         if let Err(loss) = shared.read_items(&connection, stream, self.id, until) {
             shared.lose_by_caller(&connection, loss);
+        }
+        if shared.lent_to.load(Ordering::Acquire) != self.id {
+            // The connection may have been lent to another stream, whose receiver found this thread
+            // reading.
+            shared.take_back(&shared.lock());
         }
     }
 }
@@ -73,6 +83,13 @@ impl Shared {
 
     pub(super) fn is_lent(&self) -> bool {
         self.lent_to.load(Ordering::Acquire) != 0
+    }
+
+    /// This call is over. If the connection was lent to its stream, it is so no more.
+    pub(super) fn take_back_from(&self, id: u64, state: &State) {
+        if self.lent_to.load(Ordering::Acquire) == id {
+            self.take_back(state);
+        }
     }
 
     /// The channel's thread is to read again.

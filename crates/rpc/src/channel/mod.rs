@@ -16,10 +16,11 @@
 //! A *blocking* call waits on its own thread. One of the threads that wait reads the connection for
 //! all of them, so its own answer wakes no other thread. The *completion* of an async call runs
 //! exactly once, on a thread of the channel: the connection's when an answer comes or the
-//! connection is lost, the timer's at the deadline or when the call fails at once. No lock of the
-//! channel is held, and it is never the thread that made the call. A completion must not block, and
-//! must not make blocking calls on the same channel: the thread that would bring their answer is
-//! the one it runs on.
+//! connection is lost; the timer's at the deadline, when the call fails at once, or when a thread
+//! that waits for something else has read the answer. Completions of several calls run in any
+//! order. No lock of the channel is held, and it is never the thread that made the call. A
+//! completion must not block, and must not make blocking calls on the same channel: the thread that
+//! would bring their answer is the one it runs on.
 //!
 //! # Errors
 //!
@@ -37,7 +38,7 @@
 //!
 //! It is made at once or by the first call, and after a loss by the next call. The name is resolved
 //! anew each time, and every address is tried. A loss is noticed at once while a call waits or the
-//! channel's thread reads. That thread reads if [`on_disconnect`](ChannelBuilder::on_disconnect) is
+//! channel's thread reads; 20 ms later if the only stream's receiver reads, and is away. That thread reads if [`on_disconnect`](ChannelBuilder::on_disconnect) is
 //! set, and after the first async call. Otherwise the next call notices the loss before it is sent,
 //! unless it follows an answer within 100 microseconds: such a call does not check, and may be
 //! lost.
@@ -56,6 +57,7 @@
 //! |---|---|
 //! | `builder`, `pending`, `sent`, `streams`, this one | what users see |
 //! | `turns` | a caller waits: which one reads |
+//! | `lent` | the receiver of a stream reads |
 //! | `calling` | a call is made, sent, given up |
 //! | `life` | the connection is made, lost, and made again; the channel's own thread |
 //! | `reading` | answers go to those who wait for them |
@@ -70,7 +72,7 @@
 //!
 //! | name | lives | does |
 //! |---|---|---|
-//! | `rpc-chan-PORT` | until it has connected; if it reads, until that ends | connects, reads |
+//! | `rpc-chan-PORT` | until it has connected; if it reads, until that ends | connects, reads, or waits while the connection is lent |
 //! | `rpc-timer` | with async calls, and a little longer | completes at deadlines and at once |
 //! | `rpc-send-PORT` | while the server reads too slowly | writes the outbox's queue |
 //!

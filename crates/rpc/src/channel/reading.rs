@@ -95,7 +95,11 @@ impl Shared {
 
     /// Brings an answer to its call. If the call was given up, the answer is dropped.
     fn answer(self: &Arc<Self>, id: u64, outcome: CallResult, by: ReadBy) {
-        let call = self.lock().calls.remove(id);
+        let mut state = self.lock();
+        let call = state.calls.remove(id);
+        // A stream that was not opened, for one. The timer's thread tells its receiver.
+        self.take_back_from(id, &state);
+        drop(state);
         match call {
             Some(call) => timer::deliver(self, call.waiter, outcome, by),
             None => {

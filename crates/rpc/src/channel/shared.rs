@@ -25,17 +25,18 @@ pub(super) struct Shared {
     pub(super) late_replies: AtomicU64,
     state: Mutex<State>,
     pub(super) timer_wakes: Condvar,
-    /// The stream whose receiver reads the connection: see `lent`. 0: none. It changes under the
+    /// The stream whose receiver may read the connection: see `lent`. 0: none. It changes under the
     /// lock of the state.
     pub(super) lent_to: AtomicU64,
-    /// The connection may not be lent any more.
+    /// The connection was given back.
     pub(super) given_back: Condvar,
 }
 
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) calls: Calls,
-    /// Whether the channel's own thread reads the connection. Otherwise the callers do.
+    /// Whether the channel's own thread reads the connection, or lends it to a receiver. Otherwise
+    /// the callers read it.
     pub(super) has_reader: bool,
     /// The documented call whose bare reply comes next.
     pub(super) bare_call: Option<u64>,
@@ -71,7 +72,7 @@ pub(super) type Deliveries = Vec<(Waiter, CallResult)>;
 pub(super) enum ReadBy {
     /// The channel's own thread.
     Channel,
-    /// The threads that wait for an answer, in turns.
+    /// The threads that wait for an answer, in turns; or the receiver to which it is lent.
     Callers,
 }
 

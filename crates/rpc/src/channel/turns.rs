@@ -12,8 +12,8 @@
 //! (`Shared::notice_end`).
 //!
 //! The channel's own thread reads (`State::has_reader`) where callers cannot: for completions,
-//! which run on a thread of the channel; where a loss is to be known at once (`on_disconnect`); and
-//! for bare replies. Callers that read when it starts give way within [`READ_TIMEOUT`].
+//! which run on a thread of the channel; for streams, except as `lent` says; where a loss is to be
+//! known at once (`on_disconnect`); and for bare replies. Callers that read when it starts give way within [`READ_TIMEOUT`].
 //!
 //! # Invariants
 //!

@@ -46,8 +46,9 @@ pub(crate) trait Owner: Send {
 
 /// Lets a thread that waits for items read the connection itself, so that nobody has to wake it.
 pub(crate) trait ReadTurn: Send + Sync {
-    /// Reads until the stream has something for its receiver, or until `until`. Returns at once
-    /// while somebody else has to read. No lock of the stream is held.
+    /// Reads until the stream has something for its receiver, or until `until`. It may return
+    /// before that, if somebody else reads: then the receiver has to wait. No lock of the stream is
+    /// held.
     fn read(&self, stream: &Arc<Stream>, until: Option<Instant>);
 }
 

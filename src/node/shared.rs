@@ -188,9 +188,9 @@ impl Shared {
         }
     }
 
-    /// How many entries this member has applied, and how many reads its applier has answered, in
-    /// one number. It grows whenever something is done for a client here, except for reads under a
-    /// lease.
+    /// The number of entries that this member has applied, plus the number of linearizable reads
+    /// that its applier has answered. Stale reads and reads under a lease are not counted. Entries
+    /// of the cluster itself are.
     pub(super) fn served(&self) -> u64 {
         self.applied_index.load(Ordering::Relaxed) + self.reads.answered()
     }

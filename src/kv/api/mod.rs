@@ -19,7 +19,7 @@
 //! - [`Api::txn`] never lets a transaction enter the log that changes nothing or is over a limit.
 //! - No thread that applies entries, carries heartbeats or reads a connection makes a large read.
 //!   A large read takes at most five minutes, a backup at most an hour; and at most until its
-//!   deadline. It rests while others are served, so that they do not wait for it.
+//!   deadline. Ranges, scans and backups rest while others are served, so that these do not wait.
 //! - A revision is "in the future" only if no write that was acknowledged before the request began
 //!   has that revision, also for a stale read.
 //!

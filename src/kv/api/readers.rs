@@ -7,7 +7,7 @@
 //! with. It takes that state when it has a thread, so a member holds at most [`THREADS_MAX`] old
 //! states for reads.
 //!
-//! A large read rests between its pieces while the member serves others (`Pace`).
+//! Ranges, scans and backups rest between their pieces while the member serves others (`Pace`).
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +36,7 @@ const READ_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 /// The threads of one member's large reads.
 pub(super) struct Readers {
     name: String,
-    /// How much the member has done for others so far.
+    /// Returns another number after the member has served somebody.
     served: Box<dyn Fn() -> u64 + Send + Sync>,
     queue: Mutex<Queue>,
     work: Condvar,
@@ -75,8 +75,8 @@ impl std::fmt::Debug for Readers {
     }
 }
 
-/// A read asks it after each piece of its work: it rests there, and is told whether it should end,
-/// and why.
+/// A read calls this after each piece of its work. It may sleep, and then says whether the read
+/// should end, and why.
 pub(super) type Ending<'a> = &'a dyn Fn() -> Option<RequestError>;
 
 /// Makes a read. It runs once: with what tells it to end, or with the reason why it cannot be made.
@@ -103,8 +103,8 @@ const STOPPED: RequestError = RequestError::Stopped { may_apply: false };
 const TIMED_OUT: RequestError = RequestError::TimedOut { may_apply: false };
 
 impl Readers {
-    /// Threads of this name. None runs yet. `served` returns another number whenever the member has
-    /// done something for others.
+    /// Threads of this name. None runs yet. `served` returns another number after the member has
+    /// served somebody.
     pub(super) fn new(name: String, served: impl Fn() -> u64 + Send + Sync + 'static) -> Readers {
         let (queue, work, served) = (Mutex::default(), Condvar::new(), Box::new(served));
         Readers { name, served, queue, work, is_stopped: AtomicBool::new(false) }
@@ -202,10 +202,12 @@ impl Readers {
         while let Some(read) = self.next() {
             let until = read.end_by.min(Instant::now() + read.time_max);
             let pace = Pace::new(&*self.served);
-            let ending = || match (self.is_stopped(), pace.rest() >= until) {
-                (true, _) => Some(STOPPED),
-                (false, true) => Some(TIMED_OUT),
-                (false, false) => None,
+            let ending = || {
+                let is_late = pace.rest() >= until;
+                match self.is_stopped() {
+                    true => Some(STOPPED),
+                    false => is_late.then_some(TIMED_OUT),
+                }
             };
             let run = || match ending() {
                 Some(error) => read.refuse(error),
@@ -335,6 +337,29 @@ mod tests {
         let time_max = Duration::from_millis(100);
         readers.queue(LargeRead { begin_by, end_by, time_max, run });
         assert_eq!(hears.recv_timeout(LONG).unwrap(), Some(TIMED_OUT));
+        readers.stop();
+    }
+
+    #[test]
+    fn a_read_rests_while_others_are_served() {
+        let served = std::sync::atomic::AtomicU64::new(0);
+        let count = move || served.fetch_add(1, Ordering::Relaxed);
+        let readers = Arc::new(Readers::new("read-test".to_owned(), count));
+        let (told, hears) = channel();
+        readers.run(soon(), move |ending| {
+            let (ending, began) = (ending.unwrap(), Instant::now());
+            let mut worked = Duration::ZERO;
+            for _ in 0..300 {
+                let piece = Instant::now();
+                while piece.elapsed() < Duration::from_micros(100) {}
+                worked += piece.elapsed();
+                assert_eq!(ending(), None);
+            }
+            told.send((worked, began.elapsed())).unwrap();
+        });
+        let (worked, took) = hears.recv_timeout(LONG).unwrap();
+        // No rest follows the pieces of the first 5 ms, fifty at most, and 400 µs or more each other.
+        assert!(took >= worked + Duration::from_millis(90), "{took:?} for {worked:?}");
         readers.stop();
     }
 

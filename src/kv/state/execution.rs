@@ -19,7 +19,7 @@ use crate::kv::model::{
     TOUCHED_KEYS_MAX, Txn, TxnAnswer,
 };
 
-/// After how many keys a long read rests, and looks whether it should end.
+/// After this many keys a long read may rest, and looks whether it should end.
 const INTERRUPTION_KEYS: u64 = 512;
 
 /// The longest number: that of `i64::MIN`.

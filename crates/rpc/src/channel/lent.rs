@@ -1,24 +1,28 @@
-//! A connection that carries one stream of a server's items is lent to the thread that takes them.
+//! A connection that carries only one stream of a server's items is lent to the stream's receiver:
+//! the thread that takes the items reads them itself.
 //!
 //! ```text
 //!   channel's thread: reads an item ── wakes the receiver ── waits: it is lent ─────────── reads
 //!   receiver:         waits ── takes the item ── reads the next one itself ── ... ── is away ──┘
 //! ```
 //!
-//! A stream's items wake no thread then, and one item often gets the memory of the one before,
-//! which is still in the cache (ARCHITECTURE.md has what that gains).
+//! An item then wakes no thread, and often gets the memory that the item before it used, which is
+//! still in the cache (ARCHITECTURE.md has what that gains).
 //!
 //! The channel's thread is still responsible (`State::has_reader`). It reads again when another
 //! call has entered the channel, when the stream is over, when nothing has come for
-//! [`READ_TIMEOUT`], and when it finds, every [`LOOK_PAUSE`], that the receiver does not read. Only
-//! a stream that is alone on its channel gets the connection, and only one on which the caller
-//! sends nothing: others would wait for what nobody reads.
+//! [`READ_TIMEOUT`], and when it finds, every [`LOOK_PAUSE`], that the receiver does not read. The
+//! connection is lent only if the stream is alone on its channel, its caller sends nothing on it,
+//! and the channel has no `on_disconnect`. Otherwise other calls, or a sender that needs credit,
+//! would wait while nobody reads.
 //!
 //! # Invariants
-//! - What a receiver reads for others, before it gives the connection back, runs no closure of
-//!   theirs on its thread: completions go to the timer's, and a caller's streams have none.
-//! - A receiver reads at most until its deadline and that of the stream, as exactly as the system
-//!   ends a read. For less than [`LOOK_PAUSE`] it does not read: it waits.
+//! - A receiver may read answers to other calls before it gives the connection back. It runs none
+//!   of their closures: completions run on the timer's thread, and a caller's streams have no
+//!   closures.
+//! - A receiver reads at most until its own deadline and that of the stream. If less than
+//!   [`LOOK_PAUSE`] is left, it waits instead of reading, because a system may end a read some
+//!   milliseconds late.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -50,12 +54,7 @@ impl Lent {
 impl ReadTurn for Lent {
     fn read(&self, stream: &Arc<Stream>, until: Option<Instant>) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let Some((connection, deadline)) = shared.lend_to(self.id) else { return };
-        let until = until.map_or(deadline, |until| until.min(deadline));
-        if until.saturating_duration_since(Instant::now()) < LOOK_PAUSE {
-            // A system ends reads some milliseconds late, and a mere look is no reason to read.
-            return shared.take_back(&shared.lock());
-        }
+        let Some((connection, until)) = shared.lend_to(self.id, until) else { return };
         if let Err(loss) = shared.read_items(&connection, stream, self.id, until) {
             shared.lose_by_caller(&connection, loss);
         }
@@ -68,24 +67,29 @@ impl ReadTurn for Lent {
 }
 
 impl Shared {
-    /// Lends the connection to the receiver of this stream, if it may have it. Returns the
-    /// connection, and when the stream ends.
-    fn lend_to(&self, id: u64) -> Option<(Arc<Connection>, Instant)> {
+    /// Lends the connection to the receiver of this stream, which waits until `until`, if the
+    /// receiver may read it. Returns the connection, and until when to read it.
+    fn lend_to(&self, id: u64, until: Option<Instant>) -> Option<(Arc<Connection>, Instant)> {
         let mut state = self.lock();
         if !state.is_alone(id) || self.config.on_disconnect.is_some() {
             return None;
         }
         let deadline = state.calls.get_mut(id)?.deadline;
+        let until = until.map_or(deadline, |until| until.min(deadline));
+        if until.saturating_duration_since(Instant::now()) < LOOK_PAUSE {
+            self.take_back(&state);
+            return None;
+        }
         let connection = state.connection().cloned()?;
         self.lent_to.store(id, Ordering::Release);
-        Some((connection, deadline))
+        Some((connection, until))
     }
 
     pub(super) fn is_lent(&self) -> bool {
         self.lent_to.load(Ordering::Acquire) != 0
     }
 
-    /// This call is over. If the connection was lent to its stream, it is so no more.
+    /// This call is over. Ends the loan to its stream.
     pub(super) fn take_back_from(&self, id: u64, state: &State) {
         if self.lent_to.load(Ordering::Acquire) == id {
             self.take_back(state);
@@ -102,7 +106,7 @@ impl Shared {
     /// Waits, on the channel's thread, until it is to read again.
     pub(super) fn wait_while_lent(&self, connection: &Arc<Connection>) {
         let mut state = self.lock();
-        // It may wait for the rest of an item.
+        // The receiver may be asleep while only a part of an item has come. It reads the rest.
         let receiver = state.calls.stream(self.lent_to.load(Ordering::Acquire));
         receiver.into_iter().for_each(|stream| stream.ask_to_read());
         while self.is_lent() && state.is_current(connection) {
@@ -121,7 +125,8 @@ impl Shared {
         id: u64,
         until: Instant,
     ) -> Result<(), Loss> {
-        // Locked: the channel's thread still reads, and gives way when it has brought something.
+        // If it is locked, the channel's thread still reads. That thread gives way once it has read
+        // something.
         let Some(mut incoming) = connection.incoming.try_lock() else { return Ok(()) };
         let mut now = Instant::now();
         loop {
@@ -135,7 +140,8 @@ impl Shared {
             if !has_come.map_err(Loss::Broken)? {
                 self.look_after(connection, now)?;
                 if now < until {
-                    // To wait is for the channel's thread, which wakes up less often.
+                    // Nothing comes. The channel's thread waits from here on, because it wakes up
+                    // less often.
                     self.take_back(&self.lock());
                 }
                 return Ok(());

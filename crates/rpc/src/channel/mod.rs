@@ -38,10 +38,11 @@
 //!
 //! It is made at once or by the first call, and after a loss by the next call. The name is resolved
 //! anew each time, and every address is tried. A loss is noticed at once while a call waits or the
-//! channel's thread reads; 20 ms later if the only stream's receiver reads, and is away. That thread reads if [`on_disconnect`](ChannelBuilder::on_disconnect) is
-//! set, and after the first async call. Otherwise the next call notices the loss before it is sent,
-//! unless it follows an answer within 100 microseconds: such a call does not check, and may be
-//! lost.
+//! channel's thread reads. While the connection is lent to a stream's receiver that is busy
+//! elsewhere, a loss is noticed up to 20 ms later. The channel's thread reads if
+//! [`on_disconnect`](ChannelBuilder::on_disconnect) is set, and after the first async call.
+//! Otherwise the next call notices the loss before it is sent, unless it follows an answer within
+//! 100 microseconds: such a call does not check, and may be lost.
 //!
 //! A server that says nothing while calls wait is pinged, and given up if it does not answer: see
 //! [`ping_interval`](ChannelBuilder::ping_interval). A server that announces a close has answered
@@ -72,7 +73,7 @@
 //!
 //! | name | lives | does |
 //! |---|---|---|
-//! | `rpc-chan-PORT` | until it has connected; if it reads, until that ends | connects, reads, or waits while the connection is lent |
+//! | `rpc-chan-PORT` | until it has connected; if it reads, until that ends | connects, reads, lends |
 //! | `rpc-timer` | with async calls, and a little longer | completes at deadlines and at once |
 //! | `rpc-send-PORT` | while the server reads too slowly | writes the outbox's queue |
 //!

@@ -181,7 +181,7 @@ impl Shared {
             let cork = Cork::new();
             self.take_answers(&mut incoming, connection, ReadBy::Channel)?;
             drop(cork);
-            // Not while nothing comes: then this thread waits for it.
+            // Lends only after something has come. While nothing comes, this thread waits.
             if std::mem::take(&mut has_read) && self.is_lent() {
                 drop(incoming);
                 self.wait_while_lent(connection);

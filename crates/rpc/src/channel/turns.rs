@@ -13,7 +13,8 @@
 //!
 //! The channel's own thread reads (`State::has_reader`) where callers cannot: for completions,
 //! which run on a thread of the channel; for streams, except as `lent` says; where a loss is to be
-//! known at once (`on_disconnect`); and for bare replies. Callers that read when it starts give way within [`READ_TIMEOUT`].
+//! known at once (`on_disconnect`); and for bare replies. Callers that read when it starts give way
+//! within [`READ_TIMEOUT`].
 //!
 //! # Invariants
 //!

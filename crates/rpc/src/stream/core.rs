@@ -47,8 +47,8 @@ pub(crate) trait Owner: Send {
 /// Lets a thread that waits for items read the connection itself, so that nobody has to wake it.
 pub(crate) trait ReadTurn: Send + Sync {
     /// Reads until the stream has something for its receiver, or until `until`. It may return
-    /// before that, if somebody else reads: then the receiver has to wait. No lock of the stream is
-    /// held.
+    /// before that, for any reason. Then the receiver looks for news, and waits for the thread that
+    /// reads. No lock of the stream is held.
     fn read(&self, stream: &Arc<Stream>, until: Option<Instant>);
 }
 

@@ -17,9 +17,9 @@ use crate::support::wait_until;
 fn waits(fixture: &Fixture) -> u64 {
     let name = format!("Name:\trpc-chan-{}", fixture.server.local_addr().port());
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let status =
+    let mut status =
         tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok());
-    let own = status.filter(|it| it.lines().next() == Some(&name)).next();
+    let own = status.find(|it| it.lines().next() == Some(&name));
     let own = own.expect("the channel has a thread");
     let line = own.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
     line.unwrap().trim().parse().unwrap()

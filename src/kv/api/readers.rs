@@ -358,7 +358,8 @@ mod tests {
             told.send((worked, began.elapsed())).unwrap();
         });
         let (worked, took) = hears.recv_timeout(LONG).unwrap();
-        // No rest follows the pieces of the first 5 ms, fifty at most, and 400 µs or more each other.
+        // At most fifty pieces fit into the first 5 ms, which have no rests. Each of the others is
+        // followed by a rest of 400 µs or more.
         assert!(took >= worked + Duration::from_millis(90), "{took:?} for {worked:?}");
         readers.stop();
     }

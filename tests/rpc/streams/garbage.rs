@@ -8,7 +8,7 @@ use syncraft::rpc::{CallError, FrameLimits, Limits, StatusCode};
 
 use super::support::*;
 use crate::peers::listen;
-use crate::raw::{Head, Raw, ReplyHead, echo, frame, request};
+use crate::raw::{Head, Raw, echo, frame, request};
 use crate::support::wait_until;
 
 /// Opens stream 1 by hand, sends these frames, and expects its end with this status.
@@ -195,12 +195,6 @@ fn caller_gets(answer: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> CallErro
     );
     server.join().unwrap();
     error
-}
-
-fn reply_frame(call_id: u64, stream: u32, credit: u64, body: &[u8]) -> Vec<u8> {
-    let reply_size = body.len() as u32;
-    let head = ReplyHead { call_id, stream, credit, reply_size, ..ReplyHead::default() };
-    frame(&head, body)
 }
 
 #[test]

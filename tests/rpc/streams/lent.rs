@@ -9,7 +9,7 @@ use syncraft::rpc::{CallError, CallOptions, Incoming, Method, Next, Outgoing, St
 
 use super::support::*;
 use crate::peers::listen;
-use crate::raw::{Echo, LONG, Raw, ReplyHead, echo, frame, soon};
+use crate::raw::{Echo, LONG, Raw, echo, soon};
 use crate::support::wait_until;
 
 /// A file of the system about the thread of a channel to this server.
@@ -59,7 +59,7 @@ fn items_wake_no_thread_but_the_one_that_takes_them() {
     let fixture = Fixture::new();
     let (mut incoming, replies) = fixture.list("one by one");
     exchange(&replies, &mut incoming);
-    // On a busy machine, the channel's thread may stay ahead of this one for a while.
+    // On a busy machine, the channel's thread may read ahead of the test's thread for a while.
     wait_until("the channel's thread sleeps", || {
         let before = processor_time(&fixture);
         (0..ITEMS).for_each(|_| exchange(&replies, &mut incoming));
@@ -192,7 +192,7 @@ fn a_stream_that_is_refused_while_its_receiver_reads_is_told_so_at_once() {
 }
 
 fn refuse_after_another(fixture: &Fixture) {
-    // Its receiver reads its end, so that of the next stream may read, too.
+    // The receiver reads the end of this stream. Then the receiver of the next one may read, too.
     let (mut incoming, replies) = fixture.list("before");
     exchange(&replies, &mut incoming);
     replies.end();
@@ -205,9 +205,7 @@ fn refuse_after_another(fixture: &Fixture) {
 
 /// The frame of an item, as a server sends it.
 fn item(call_id: u64, data: &'static str) -> Vec<u8> {
-    let body = echo(data).encode_to_vec();
-    let reply_size = body.len() as u32;
-    frame(&ReplyHead { call_id, stream: ITEM, reply_size, ..ReplyHead::default() }, &body)
+    reply_frame(call_id, ITEM, 0, &echo(data).encode_to_vec())
 }
 
 #[test]

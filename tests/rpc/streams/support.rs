@@ -281,8 +281,14 @@ pub(crate) fn expect_end(raw: &mut Raw, call_id: u64, code: StatusCode) {
     assert_eq!(found, (call_id, END, code.number()), "{}", head.message);
 }
 
+/// A frame as a server sends it.
+pub(crate) fn reply_frame(call_id: u64, stream: u32, credit: u64, body: &[u8]) -> Vec<u8> {
+    let reply_size = body.len() as u32;
+    let head = ReplyHead { call_id, stream, credit, reply_size, ..ReplyHead::default() };
+    frame(&head, body)
+}
+
 /// A plain reply, as a server without streams sends it.
 pub(crate) fn plain_reply(call_id: u64, body: &[u8]) -> Vec<u8> {
-    let reply_size = body.len() as u32;
-    frame(&ReplyHead { call_id, reply_size, ..ReplyHead::default() }, body)
+    reply_frame(call_id, 0, 0, body)
 }

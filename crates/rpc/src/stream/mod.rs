@@ -16,12 +16,12 @@
 //! | both stream | [`Sender`], [`Incoming`] | [`Incoming`], [`Outgoing`] |
 //!
 //! No stream has a thread of its own, on either side. The thread that reads the connection brings
-//! items to the queue of their stream. At the caller, this is the channel's thread, or the
-//! thread that takes the items of a stream that is alone on its channel. A method runs where a call of the same service would run: on
-//! the connection's thread, or on one of the [`handlers`](crate::ServerBuilder::handlers). There it
-//! may send until it is done; or it keeps its halves, returns, and sends later from any thread. A
-//! method that runs on the connection's thread must not wait, because that thread brings the
-//! credit for which it would wait.
+//! items to the queue of their stream. At the caller, this is the channel's thread, or the thread
+//! that takes the items of a stream that is alone on its channel. A method runs where a call of the
+//! same service would run: on the connection's thread, or on one of the
+//! [`handlers`](crate::ServerBuilder::handlers). There it may send until it is done; or it keeps
+//! its halves, returns, and sends later from any thread. A method that runs on the connection's
+//! thread must not wait, because that thread brings the credit for which it would wait.
 //!
 //! # Frames
 //!

@@ -401,6 +401,26 @@ fn a_slow_client_costs_others_nothing_and_is_told_what_it_has_lost() {
     assert_eq!(lost.until_complete(2, last.next()).changes.len(), 1);
 }
 
+/// They are told the same together, but there is room for a part of them only, again and again.
+#[test]
+fn watches_that_share_a_stream_and_a_key_lose_nothing_when_there_is_no_room() {
+    const WATCHES: u64 = 600;
+    const WRITES: usize = 200;
+    let cluster = Cluster::start(1).unwrap();
+    let clerk = cluster.clerk();
+    let mut watches = Watches::at(&cluster, MemberId(1));
+    (0..WATCHES).for_each(|id| watches.watch(id, KeyRange::key("k"), 0));
+    let begin = revision(&clerk);
+    let pad = "x".repeat(500);
+    (0..WRITES).for_each(|n| clerk.put("k", format!("{n}{pad}")).unwrap());
+    let last = revision(&clerk);
+    for id in 0..WATCHES {
+        let told = watches.until_complete(id, last);
+        let numbers = told.complete().map(|it| it.revision().0 - begin.0);
+        assert!(numbers.eq(1..=WRITES as u64), "watch {id}");
+    }
+}
+
 /// They are read from an index that another thread makes, and do not hold up the others.
 #[test]
 fn watches_that_are_far_behind_catch_up() {

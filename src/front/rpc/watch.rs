@@ -77,6 +77,18 @@ impl WatchSink for Arc<Replies> {
         }
     }
 
+    fn take_many(&self, ids: &[u64], news: &WatchNews<'_>) -> ControlFlow<(), usize> {
+        let replies = self.replies.lock();
+        let Some(replies) = &*replies else { return ControlFlow::Break(()) };
+        let reply = self.reply(0, news);
+        let replies_to = ids.iter().map(|id| Reply { id: *id, ..reply.clone() });
+        match replies.try_send_many_as(&replies_to.collect::<Vec<Reply>>()) {
+            Ok(told) => ControlFlow::Continue(told),
+            Err(SendError::NoRoom) => ControlFlow::Continue(0),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
     fn when_ready(&self, callback: Box<dyn FnOnce() + Send>) {
         match &*self.replies.lock() {
             Some(replies) => replies.when_ready(callback),

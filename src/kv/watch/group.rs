@@ -1,12 +1,13 @@
 //! [`Group`]: the watches of one sink, and who of them waits for its room.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::hub::{Inbox, Order, SinkId};
 use super::sink::{WatchEnd, WatchNews, WatchSink};
+use super::slots::SlotId;
 use crate::kv::model::Revision;
 
 /// How many answers to requests without a watch may wait for room.
@@ -17,11 +18,12 @@ pub(super) struct Group {
     pub(super) sink: Arc<dyn WatchSink>,
     /// How many of its requests are among the orders.
     waiting: Arc<AtomicUsize>,
-    pub(super) ids: BTreeSet<u64>,
+    /// By the numbers that the sink knows.
+    pub(super) watches: BTreeMap<u64, SlotId>,
     /// Whether the sink will say when there is room.
     pub(super) waits_for_room: bool,
     /// Those that have to wait for it.
-    blocked: VecDeque<u64>,
+    blocked: VecDeque<SlotId>,
     /// The ends of watches that never began, which have to wait for it.
     answers: VecDeque<(u64, WatchEnd)>,
     takes_no_more: bool,
@@ -35,7 +37,7 @@ impl Group {
         Group {
             sink,
             waiting,
-            ids: BTreeSet::new(),
+            watches: BTreeMap::new(),
             waits_for_room: false,
             blocked: VecDeque::new(),
             answers: VecDeque::new(),
@@ -54,17 +56,17 @@ impl Group {
 
     /// Whether nothing is left, and nothing will come.
     pub(super) fn is_done(&self) -> bool {
-        self.takes_no_more && self.ids.is_empty() && self.answers.is_empty()
+        self.takes_no_more && self.watches.is_empty() && self.answers.is_empty()
     }
 
     /// This watch has to wait for room.
-    pub(super) fn block(&mut self, own: SinkId, id: u64, inbox: &Arc<Inbox>) {
-        self.blocked.push_back(id);
+    pub(super) fn block(&mut self, own: SinkId, watch: SlotId, inbox: &Arc<Inbox>) {
+        self.blocked.push_back(watch);
         self.wait_for_room(own, inbox);
     }
 
     /// There may be room for these watches again.
-    pub(super) fn unblock(&mut self) -> VecDeque<u64> {
+    pub(super) fn unblock(&mut self) -> VecDeque<SlotId> {
         self.waits_for_room = false;
         std::mem::take(&mut self.blocked)
     }

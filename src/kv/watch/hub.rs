@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::interests::Interests;
 use super::signal::Signal;
 use super::sink::{WatchSink, WatchesEnd};
+use super::slots::SlotId;
 use super::watches::Watches;
 use crate::kv::Store;
 use crate::kv::model::{Revision, WatchRange};
@@ -76,18 +77,10 @@ pub(super) enum Order {
     /// More requests than are served.
     Overload(SinkId),
     /// The answer to a read that began after these watches were asked for.
-    Confirmed(Vec<Asked>, Result<Revision, RequestError>),
+    Confirmed(Vec<SlotId>, Result<Revision, RequestError>),
     /// For watches that are far behind; `None`: there was no thread for it.
     Timeline(Option<Timeline>),
     Stop,
-}
-
-/// A watch that was asked for.
-pub(super) struct Asked {
-    pub(super) sink: SinkId,
-    pub(super) id: u64,
-    /// Tells it from an earlier one with the same number.
-    pub(super) serial: u64,
 }
 
 pub(super) enum Request {

@@ -50,6 +50,7 @@
 //! # Threads
 //! `watch-N`, from the first watch on, until the member stops.
 
+mod alike;
 mod cursor;
 mod far;
 mod group;
@@ -58,6 +59,7 @@ mod interests;
 mod ranges;
 mod signal;
 mod sink;
+mod slots;
 mod spots;
 #[cfg(test)]
 mod tests;

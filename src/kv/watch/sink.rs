@@ -16,6 +16,18 @@ pub trait WatchSink: Send + Sync + 'static {
     /// [`NoRoom`]: the same is offered again when there is room.
     fn take(&self, id: u64, news: &WatchNews<'_>) -> Result<ControlFlow<()>, NoRoom>;
 
+    /// Takes what all these watches are told, one after the other, as long as there is room.
+    /// Returns how many have been told. `Break`: nobody wants more of any watch.
+    fn take_many(&self, ids: &[u64], news: &WatchNews<'_>) -> ControlFlow<(), usize> {
+        for (told, id) in ids.iter().enumerate() {
+            match self.take(*id, news) {
+                Ok(wanted) => wanted?,
+                Err(NoRoom) => return ControlFlow::Continue(told),
+            }
+        }
+        ControlFlow::Continue(ids.len())
+    }
+
     /// Runs `callback` once, on any thread or at once on this one, when there is room, or nobody
     /// wants more. It does not block.
     fn when_ready(&self, callback: Box<dyn FnOnce() + Send>);
@@ -47,8 +59,8 @@ pub enum WatchNews<'a> {
     /// changes, this only says how far the watch is.
     Changes {
         /// The changes: about 64 KiB of them, or one that is longer. Watches of the same keys that
-        /// are told the same share them, and are mostly told it one after the other: a sink may
-        /// keep what it has made of them.
+        /// are told the same share them, and are mostly told it together or one after the other: a
+        /// sink may keep what it has made of them.
         changes: &'a Arc<[Change]>,
         /// Everything up to and including this revision has been told. What there is of a later
         /// revision is a part of it, and the rest follows.

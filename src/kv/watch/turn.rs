@@ -9,7 +9,7 @@ use super::far::Far;
 use super::interests::SpotId;
 use super::sink::WatchEnd;
 use super::watch::Watch;
-use crate::kv::model::{Reason, Refusal, Revision};
+use crate::kv::model::{Reason, Refusal, Revision, WatchRange};
 use crate::kv::state::{State, Timeline};
 
 /// A watch that has more changes before it, whatever their keys, is far behind: the timeline for it
@@ -31,16 +31,33 @@ pub(super) struct Turn<'a> {
     has_read_far: bool,
     pieces: HashMap<PieceId, Arc<Piece>>,
     pieces_bytes: u64,
+    /// What the last watch was told: mostly, the next one is told the same.
+    last: Option<(PieceId, Arc<Piece>)>,
 }
 
 /// Watches that agree in this are told the same.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct PieceId {
     spot: SpotId,
     cursor: Cursor,
     puts: bool,
     deletes: bool,
     previous: bool,
+}
+
+impl PieceId {
+    fn of(watch: &Watch) -> PieceId {
+        let WatchRange { puts, deletes, previous, .. } = watch.range;
+        PieceId { spot: watch.spot, cursor: watch.cursor.clone(), puts, deletes, previous }
+    }
+
+    /// Whether it is [`of`](PieceId::of) this watch.
+    fn is_of(&self, watch: &Watch) -> bool {
+        let WatchRange { puts, deletes, previous, .. } = watch.range;
+        self.spot == watch.spot
+            && self.cursor == watch.cursor
+            && (self.puts, self.deletes, self.previous) == (puts, deletes, previous)
+    }
 }
 
 /// What there is for a watch that is behind.
@@ -74,6 +91,7 @@ impl<'a> Turn<'a> {
             has_read_far: false,
             pieces: HashMap::new(),
             pieces_bytes: 0,
+            last: None,
         }
     }
 
@@ -103,14 +121,14 @@ impl<'a> Turn<'a> {
             let piece = Piece { changes: Arc::default(), end: watch.cursor.clone() };
             return Read::Piece(Arc::new(piece));
         }
-        let id = PieceId {
-            spot: watch.spot,
-            cursor: watch.cursor.clone(),
-            puts: watch.range.puts,
-            deletes: watch.range.deletes,
-            previous: watch.range.previous,
-        };
+        if let Some((id, piece)) = &self.last
+            && id.is_of(watch)
+        {
+            return Read::Piece(Arc::clone(piece));
+        }
+        let id = PieceId::of(watch);
         if let Some(piece) = self.pieces.get(&id) {
+            self.last = Some((id, Arc::clone(piece)));
             return Read::Piece(Arc::clone(piece));
         }
         let is_far = self.is_far(&watch.cursor);
@@ -142,6 +160,7 @@ impl<'a> Turn<'a> {
             self.pieces_bytes = 0;
         }
         let piece = Arc::new(piece);
+        self.last = Some((id.clone(), Arc::clone(&piece)));
         self.pieces.insert(id, Arc::clone(&piece));
         piece
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Piece};
+use super::hub::SinkId;
 use super::interests::SpotId;
 use super::sink::{NoRoom, WatchEnd, WatchNews, WatchSink};
 use super::turn::{Read, Turn};
@@ -11,9 +12,11 @@ use crate::kv::model::{Revision, WatchRange};
 /// A watch. What it tells goes out in the order of these fields.
 #[derive(Debug)]
 pub(super) struct Watch {
+    pub(super) sink: SinkId,
+    /// By which its sink knows it.
+    pub(super) number: u64,
     pub(super) range: WatchRange,
     pub(super) spot: SpotId,
-    pub(super) serial: u64,
     pub(super) cursor: Cursor,
     /// The revision at which it was made, until that is told.
     created: Option<Revision>,
@@ -33,8 +36,10 @@ pub(super) struct Watch {
 }
 
 /// What became of a watch that was served.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Served {
+    /// It is to be told these changes, and then served again.
+    Changes(Arc<Piece>),
     /// It has nothing more to tell now.
     Idle,
     /// It has more to tell.
@@ -56,12 +61,13 @@ impl From<NoRoom> for Served {
 }
 
 impl Watch {
-    pub(super) fn new(range: WatchRange, spot: SpotId, serial: u64) -> Watch {
+    pub(super) fn new(sink: SinkId, number: u64, range: WatchRange, spot: SpotId) -> Watch {
         Watch {
+            sink,
+            number,
             cursor: Cursor::at(range.from),
             range,
             spot,
-            serial,
             created: None,
             is_behind: false,
             end: None,
@@ -111,18 +117,14 @@ impl Watch {
         self.is_made && !self.is_behind && !self.is_queued
     }
 
-    /// Tells what there is to tell and fits.
-    pub(super) fn serve(&mut self, id: u64, sink: &dyn WatchSink, turn: &mut Turn<'_>) -> Served {
-        self.tell(id, sink, turn).unwrap_or_else(|served| served)
+    /// Tells what there is to tell and fits, except changes: others may be told the same.
+    pub(super) fn serve(&mut self, sink: &dyn WatchSink, turn: &mut Turn<'_>) -> Served {
+        self.tell(sink, turn).unwrap_or_else(|served| served)
     }
 
-    fn tell(
-        &mut self,
-        id: u64,
-        sink: &dyn WatchSink,
-        turn: &mut Turn<'_>,
-    ) -> Result<Served, Served> {
-        let offer = |news: WatchNews<'_>| match sink.take(id, &news)?.is_break() {
+    fn tell(&mut self, sink: &dyn WatchSink, turn: &mut Turn<'_>) -> Result<Served, Served> {
+        let number = self.number;
+        let offer = |news: WatchNews<'_>| match sink.take(number, &news)?.is_break() {
             true => Err(Served::Gone),
             false => Ok(()),
         };
@@ -132,16 +134,10 @@ impl Watch {
         }
         if self.is_behind && self.end.is_none() {
             match turn.read(self) {
-                Read::Piece(piece) => {
-                    let Piece { changes, end } = &*piece;
-                    let complete_to = end.complete_to();
-                    if !changes.is_empty() {
-                        offer(WatchNews::Changes { changes, complete_to })?;
-                        self.told = complete_to;
-                    }
-                    self.cursor = end.clone();
-                    self.is_behind = turn.is_behind(&self.cursor);
+                Read::Piece(piece) if !piece.changes.is_empty() => {
+                    return Ok(Served::Changes(piece));
                 }
+                Read::Piece(piece) => self.go_on(&piece.end, turn),
                 Read::End(end) => self.end = Some(end),
                 Read::Far => return Ok(Served::Far),
             }
@@ -151,14 +147,33 @@ impl Watch {
             offer(WatchNews::Ended { end, complete_to })?;
             return Ok(Served::Over);
         }
-        if self.is_made && !self.is_behind {
-            self.cursor.skip_to(turn.noted().next());
-        }
+        self.skip_noted(turn);
         if self.is_made && self.wants_progress {
             let complete_to = self.cursor.complete_to();
             offer(WatchNews::Changes { changes: &Arc::default(), complete_to })?;
             (self.wants_progress, self.told) = (false, complete_to);
         }
         Ok(if self.is_behind { Served::Again } else { Served::Idle })
+    }
+
+    /// It was told these changes.
+    pub(super) fn told(&mut self, piece: &Piece, turn: &Turn<'_>) -> Served {
+        self.told = piece.end.complete_to();
+        self.go_on(&piece.end, turn);
+        let has_more = self.is_behind || self.end.is_some() || self.wants_progress;
+        if has_more { Served::Again } else { Served::Idle }
+    }
+
+    fn go_on(&mut self, end: &Cursor, turn: &Turn<'_>) {
+        self.cursor = end.clone();
+        self.is_behind = turn.is_behind(end);
+        self.skip_noted(turn);
+    }
+
+    /// What is noted concerns only watches that are behind.
+    fn skip_noted(&mut self, turn: &Turn<'_>) {
+        if self.is_made && !self.is_behind {
+            self.cursor.skip_to(turn.noted().next());
+        }
     }
 }

@@ -1,15 +1,18 @@
 //! [`Watches`]: all watches of one member, as their thread has them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::alike::Alike;
+use super::cursor::Piece;
 use super::far::Far;
 use super::group::{Group, Overload};
-use super::hub::{Asked, Hub, Order, Request, SinkId};
+use super::hub::{Hub, Order, Request, SinkId};
 use super::interests::Marks;
-use super::sink::{WatchEnd, WatchesEnd};
+use super::sink::{WatchEnd, WatchNews, WatchesEnd};
+use super::slots::{SlotId, Slots};
 use super::spots::Spots;
 use super::turn::Turn;
 use super::watch::{Served, Watch};
@@ -36,11 +39,12 @@ const FAR_TIME_MAX: Duration = Duration::from_millis(2);
 /// How long what was told may wait for more over the same connection.
 const HELD_BACK_MAX: Duration = Duration::from_millis(1);
 
+/// After so many watches, the clock is read. More: the times above are exceeded by more.
+const LOOK_EVERY: usize = 8;
+
 const NO_LEADER: RequestError = RequestError::NotLeader { leader: None };
 const DIVERGED: RequestError = RequestError::Diverged { may_apply: false };
 const STOPPED: RequestError = RequestError::Stopped { may_apply: false };
-
-type WatchId = (SinkId, u64);
 
 /// What the keys of a watch take, in bytes.
 fn keys_len(range: &WatchRange) -> usize {
@@ -54,18 +58,19 @@ fn keys_len(range: &WatchRange) -> usize {
 /// See the file.
 pub(super) struct Watches {
     hub: Arc<Hub>,
-    groups: HashMap<SinkId, Group>,
+    groups: BTreeMap<SinkId, Group>,
     /// Behind pointers: a table has room for more watches than it holds.
-    watches: HashMap<WatchId, Box<Watch>>,
-    spots: Spots<WatchId>,
-    last_serial: u64,
+    watches: Slots<Box<Watch>>,
+    spots: Spots<SlotId>,
     /// Those that may have something to tell, and room.
-    ready: VecDeque<WatchId>,
+    ready: VecDeque<SlotId>,
     /// Those for which a read has to begin.
-    asked: Vec<Asked>,
+    asked: Vec<SlotId>,
     far: Far,
     /// Those that wait for a timeline.
-    waiting: Vec<WatchId>,
+    waiting: Vec<SlotId>,
+    /// Those that are about to be told changes.
+    alike: Option<Alike>,
     /// No change up to this revision concerns a watch that is not behind.
     noted: Revision,
     /// What the keys of all watches take, in bytes.
@@ -81,13 +86,13 @@ impl Watches {
         Watches {
             spots: Spots::new(Arc::clone(&hub.interests)),
             hub,
-            groups: HashMap::new(),
-            watches: HashMap::new(),
-            last_serial: 0,
+            groups: BTreeMap::new(),
+            watches: Slots::default(),
             ready: VecDeque::new(),
             asked: Vec::new(),
             far: Far::default(),
             waiting: Vec::new(),
+            alike: None,
             noted: Revision::NONE,
             keys_bytes: 0,
             had_leader: now,
@@ -154,28 +159,28 @@ impl Watches {
     fn request(&mut self, sink: SinkId, id: u64, request: Request) {
         let Some(group) = self.groups.get(&sink) else { return };
         group.took_request();
-        let is_there = group.ids.contains(&id);
+        let watch = group.watches.get(&id).copied();
         let end = match request {
-            Request::Create(_) if is_there => WatchEnd::BadRequest(format!(
+            Request::Create(_) if watch.is_some() => WatchEnd::BadRequest(format!(
                 "there is a watch {id} on this stream already, and it ends, because the answers to \
                  two could not be told apart"
             )),
             Request::Create(range) => match self.refusal(sink, &range) {
-                None => return self.create((sink, id), range),
+                None => return self.create(sink, id, range),
                 Some(refusal) => refusal,
             },
             Request::Refuse(words) => WatchEnd::BadRequest(words),
-            Request::Cancel | Request::Progress if !is_there => {
+            Request::Cancel | Request::Progress if watch.is_none() => {
                 WatchEnd::BadRequest(format!("there is no watch {id} on this stream"))
             }
             Request::Cancel => WatchEnd::Cancelled,
             Request::Progress => {
-                return self.change((sink, id), Watch::ask_progress);
+                return watch.into_iter().for_each(|watch| self.change(watch, Watch::ask_progress));
             }
         };
-        match is_there {
-            true => self.change((sink, id), |watch| watch.end(end)),
-            false => self.answer(sink, id, end),
+        match watch {
+            Some(watch) => self.change(watch, |watch| watch.end(end)),
+            None => self.answer(sink, id, end),
         }
     }
 
@@ -184,7 +189,7 @@ impl Watches {
         if let Err(error) = range.check() {
             return Some(WatchEnd::BadRequest(error.to_string()));
         }
-        if self.groups.get(&sink).is_some_and(|group| group.ids.len() >= GROUP_MAX) {
+        if self.groups.get(&sink).is_some_and(|group| group.watches.len() >= GROUP_MAX) {
             let words = format!("a stream has at most {GROUP_MAX} watches");
             return Some(WatchEnd::BadRequest(words));
         }
@@ -192,26 +197,27 @@ impl Watches {
         is_full.then_some(WatchEnd::NotServed(RequestError::Busy))
     }
 
-    fn create(&mut self, id: WatchId, range: WatchRange) {
-        self.last_serial += 1;
-        let (spot, serial) = (self.spots.add(&range.keys, id), self.last_serial);
-        self.groups.get_mut(&id.0).expect("it asks").ids.insert(id.1);
+    fn create(&mut self, sink: SinkId, number: u64, range: WatchRange) {
         self.keys_bytes += keys_len(&range);
-        self.watches.insert(id, Box::new(Watch::new(range, spot, serial)));
+        let keys = range.keys.clone();
+        let id = self
+            .watches
+            .insert_with(|id| Box::new(Watch::new(sink, number, range, self.spots.add(&keys, id))));
+        self.groups.get_mut(&sink).expect("it asks").watches.insert(number, id);
         self.hub.set_open(self.watches.len());
-        self.asked.push(Asked { sink: id.0, id: id.1, serial });
+        self.asked.push(id);
     }
 
     /// Changes a watch, which then may have something to tell.
-    fn change(&mut self, id: WatchId, change: impl FnOnce(&mut Watch)) {
-        if let Some(watch) = self.watches.get_mut(&id) {
+    fn change(&mut self, id: SlotId, change: impl FnOnce(&mut Watch)) {
+        if let Some(watch) = self.watches.get_mut(id) {
             change(watch);
             self.make_ready(id);
         }
     }
 
-    fn make_ready(&mut self, id: WatchId) {
-        if let Some(watch) = self.watches.get_mut(&id)
+    fn make_ready(&mut self, id: SlotId) {
+        if let Some(watch) = self.watches.get_mut(id)
             && !std::mem::replace(&mut watch.is_queued, true)
         {
             self.ready.push_back(id);
@@ -250,13 +256,9 @@ impl Watches {
         });
     }
 
-    fn confirmed(&mut self, asked: Vec<Asked>, result: Result<Revision, RequestError>) {
-        for Asked { sink, id, serial } in asked {
-            let watch = self.watches.get(&(sink, id));
-            if watch.is_none_or(|watch| watch.serial != serial) {
-                continue;
-            }
-            self.change((sink, id), |watch| match result {
+    fn confirmed(&mut self, asked: Vec<SlotId>, result: Result<Revision, RequestError>) {
+        for id in asked {
+            self.change(id, |watch| match result {
                 Ok(revision) => watch.made(revision),
                 Err(error) => watch.end(WatchEnd::NotServed(error)),
             });
@@ -269,7 +271,7 @@ impl Watches {
         self.noted = noted;
         for (spot, revision) in spots {
             for id in self.spots.watches(spot) {
-                let watch = self.watches.get_mut(id).expect("a spot has watches that are there");
+                let watch = self.watches.get_mut(*id).expect("a spot has watches that are there");
                 watch.mark(revision);
                 if watch.is_behind && !std::mem::replace(&mut watch.is_queued, true) {
                     self.ready.push_back(*id);
@@ -299,69 +301,96 @@ impl Watches {
     fn serve_from(&mut self, state: &State, cork: &Cork) {
         let ready = std::mem::take(&mut self.ready);
         let mut far = std::mem::take(&mut self.far);
-        let due = ready.iter().filter_map(|id| self.watches.get(id).map(Box::as_ref));
+        let due = ready.iter().filter_map(|id| self.watches.get(*id).map(Box::as_ref));
         let mut turn = Turn::new(state, self.noted, &mut far, due);
         let began = Instant::now();
         let mut flushed = began;
-        for id in ready {
-            // Once for each watch: to read the clock takes as long as to find the watch.
-            let now = Instant::now();
+        let mut now = began;
+        for (at, id) in ready.into_iter().enumerate() {
+            // Not for each watch: to read the clock takes as long as to find the watch.
+            if at % LOOK_EVERY == 0 {
+                now = Instant::now();
+            }
             if now.saturating_duration_since(flushed) > HELD_BACK_MAX {
+                self.tell_alike(&turn);
                 cork.flush();
                 flushed = now;
             }
             let is_late = now.saturating_duration_since(began) > FAR_TIME_MAX;
-            let served = self.serve_one(id, &mut turn, is_late);
-            self.served(id, served);
+            self.serve_one(id, &mut turn, is_late);
         }
+        self.tell_alike(&turn);
         self.far = far;
     }
 
     /// `is_late`: one that is far behind waits for the next turn.
-    fn serve_one(&mut self, id: WatchId, turn: &mut Turn<'_>, is_late: bool) -> Served {
-        let (Some(watch), Some(group)) = (self.watches.get_mut(&id), self.groups.get(&id.0)) else {
-            return Served::Idle;
+    fn serve_one(&mut self, id: SlotId, turn: &mut Turn<'_>, is_late: bool) {
+        let Some(watch) = self.watches.get_mut(id) else { return };
+        assert!(std::mem::take(&mut watch.is_queued), "a watch is in one queue, once");
+        let group = self.groups.get(&watch.sink).expect("a watch goes with its group");
+        let must_wait = is_late && watch.is_behind && turn.has_read_far();
+        let served = if group.waits_for_room {
+            Served::NoRoom
+        } else if must_wait && turn.is_far(&watch.cursor) {
+            Served::Again
+        } else {
+            watch.serve(&*group.sink, turn)
         };
-        if group.waits_for_room {
-            return Served::NoRoom;
-        }
-        if is_late && watch.is_behind && turn.has_read_far() && turn.is_far(&watch.cursor) {
-            return Served::Again;
-        }
-        watch.is_queued = false;
-        watch.serve(id.1, &*group.sink, turn)
+        self.served(id, served, turn);
     }
 
-    fn served(&mut self, id: WatchId, served: Served) {
-        if let Some(watch) = self.watches.get_mut(&id) {
-            watch.is_queued = matches!(served, Served::Again | Served::Far | Served::NoRoom);
+    /// Tells those that wait for it.
+    fn tell_alike(&mut self, turn: &Turn<'_>) {
+        let Some(Alike { sink, piece, watches, numbers }) = self.alike.take() else { return };
+        // Another watch may have found out meanwhile that nobody wants to hear of them.
+        let Some(group) = self.groups.get(&sink) else { return };
+        let Piece { changes, end } = &*piece;
+        let news = WatchNews::Changes { changes, complete_to: end.complete_to() };
+        let ControlFlow::Continue(told) = group.sink.take_many(&numbers, &news) else {
+            return drop(self.remove_group(sink));
+        };
+        for (at, id) in watches.into_iter().enumerate() {
+            let Some(watch) = self.watches.get_mut(id) else { continue };
+            let served = if at < told { watch.told(&piece, turn) } else { Served::NoRoom };
+            self.served(id, served, turn);
         }
+    }
+
+    fn served(&mut self, id: SlotId, served: Served, turn: &Turn<'_>) {
+        let Some(watch) = self.watches.get_mut(id) else { return };
+        watch.is_queued = matches!(served, Served::Again | Served::Far | Served::NoRoom);
+        let (sink, number) = (watch.sink, watch.number);
         match served {
+            Served::Changes(piece) => {
+                if !self.alike.as_ref().is_some_and(|alike| alike.takes(sink, &piece)) {
+                    self.tell_alike(turn);
+                }
+                self.alike.get_or_insert_with(|| Alike::new(sink, piece)).push(id, number);
+            }
             Served::Idle => {}
             Served::Again => self.ready.push_back(id),
             Served::Far => self.waiting.push(id),
             Served::NoRoom => {
-                if let Some(group) = self.groups.get_mut(&id.0) {
-                    group.block(id.0, id.1, &self.hub.inbox);
-                }
+                let group = self.groups.get_mut(&sink).expect("a watch goes with its group");
+                group.block(sink, id, &self.hub.inbox);
             }
             Served::Over => {
                 self.remove(id);
-                self.end_if_done(id.0);
+                self.end_if_done(sink);
             }
-            Served::Gone => drop(self.remove_group(id.0)),
+            Served::Gone => drop(self.remove_group(sink)),
         }
     }
 
     fn room(&mut self, sink: SinkId) {
         let Some(group) = self.groups.get_mut(&sink) else { return };
-        self.ready.extend(group.unblock().into_iter().map(|id| (sink, id)));
+        self.ready.extend(group.unblock());
         self.tell_answers(sink);
     }
 
     /// Has a timeline made for those that wait for one.
     fn make_timeline(&mut self) {
-        let waiting = self.waiting.iter().filter_map(|id| self.watches.get(id));
+        let waiting = self.waiting.iter().filter_map(|id| self.watches.get(*id));
         if let Some(first) = waiting.map(|watch| watch.cursor.next).min() {
             self.far.make(&self.hub, first);
         }
@@ -388,41 +417,40 @@ impl Watches {
         self.make_timeline();
         if now > self.bookmarks_at {
             self.bookmarks_at = now + BOOKMARK_PAUSE;
-            let due = self.watches.iter().filter(|(id, watch)| {
-                watch.needs_bookmark(self.noted) || watch.is_quiet() && self.wants_heartbeats(id.0)
-            });
-            let due: Vec<WatchId> = due.map(|(id, _)| *id).collect();
-            due.into_iter().for_each(|id| self.change(id, Watch::ask_progress));
+            for (id, watch) in self.watches.iter_mut() {
+                let wants_heartbeats = || self.groups[&watch.sink].sink.wants_heartbeats();
+                if watch.needs_bookmark(self.noted) || watch.is_quiet() && wants_heartbeats() {
+                    watch.ask_progress();
+                    watch.is_queued = true;
+                    self.ready.push_back(id);
+                }
+            }
         }
     }
 
-    fn wants_heartbeats(&self, sink: SinkId) -> bool {
-        self.groups.get(&sink).is_some_and(|group| group.sink.wants_heartbeats())
-    }
-
     fn end_all(&mut self, end: &WatchEnd) {
-        for (id, watch) in &mut self.watches {
+        for (id, watch) in self.watches.iter_mut() {
             watch.end(end.clone());
             if !std::mem::replace(&mut watch.is_queued, true) {
-                self.ready.push_back(*id);
+                self.ready.push_back(id);
             }
         }
         self.ready.extend(self.waiting.drain(..));
     }
 
-    fn remove(&mut self, id: WatchId) {
-        let Some(watch) = self.watches.remove(&id) else { return };
+    fn remove(&mut self, id: SlotId) {
+        let Some(watch) = self.watches.remove(id) else { return };
         self.hub.set_open(self.watches.len());
         self.keys_bytes -= keys_len(&watch.range);
-        if let Some(group) = self.groups.get_mut(&id.0) {
-            group.ids.remove(&id.1);
+        if let Some(group) = self.groups.get_mut(&watch.sink) {
+            group.watches.remove(&watch.number);
         }
         self.spots.remove(watch.spot, &id);
     }
 
     fn remove_group(&mut self, sink: SinkId) -> Option<Group> {
         let group = self.groups.remove(&sink)?;
-        group.ids.iter().for_each(|id| self.remove((sink, *id)));
+        group.watches.values().for_each(|id| self.remove(*id));
         Some(group)
     }
 

@@ -47,14 +47,19 @@ const LAST_READS_MAX: usize = 4;
 struct Receivers<'a> {
     shared: &'a Arc<Shared>,
     by: ReadBy,
-    /// The stream whose receiver has items and sleeps. Items that come together wake it once: to
-    /// wake a thread takes as long as to bring it dozens of them.
-    to_wake: Option<Arc<Stream>>,
+    /// The stream of the last frame of a stream, and its number: the next one is mostly of the
+    /// same.
+    stream: Option<(u64, Arc<Stream>)>,
+    /// Whether its receiver has items and sleeps. Items that come together wake it once: to wake a
+    /// thread takes as long as to bring it dozens of them.
+    is_to_wake: bool,
 }
 
 impl Receivers<'_> {
     fn wake(&mut self) {
-        if let Some(stream) = self.to_wake.take() {
+        if std::mem::take(&mut self.is_to_wake)
+            && let Some((_, stream)) = &self.stream
+        {
             stream.wake_receiver();
         }
     }
@@ -68,9 +73,14 @@ impl Deliver for Receivers<'_> {
     }
 
     fn stream_frame(&mut self, head: &RpcReplyHeader, body: Bytes) {
-        if let Some(stream) = self.shared.stream_frame(head, body) {
+        let id = head.call_id;
+        if self.stream.as_ref().is_none_or(|(last, _)| *last != id) {
             self.wake();
-            self.to_wake = Some(stream);
+            self.stream = self.shared.stream(id).map(|stream| (id, stream));
+        }
+        // Without its stream, the frame has crossed the stream's end.
+        if let Some((_, stream)) = &self.stream {
+            self.is_to_wake |= self.shared.stream_frame(stream, head, body);
         }
     }
 }
@@ -89,7 +99,7 @@ impl Shared {
         connection: &Connection,
         by: ReadBy,
     ) -> Result<(), Loss> {
-        let mut receivers = Receivers { shared: self, by, to_wake: None };
+        let mut receivers = Receivers { shared: self, by, stream: None, is_to_wake: false };
         incoming.take_answers(connection, &self.config, &mut receivers)
     }
 

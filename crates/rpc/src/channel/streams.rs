@@ -105,19 +105,21 @@ impl Shared {
         stream
     }
 
-    /// A frame of a stream has come. Without its stream, it has crossed the stream's end. Returns
-    /// the stream whose receiver is to be woken.
+    /// A stream that is not over.
+    pub(super) fn stream(&self, id: u64) -> Option<Arc<Stream>> {
+        self.lock().calls.stream(id).cloned()
+    }
+
+    /// A frame of a stream has come, which may be over meanwhile. Returns whether its receiver is to
+    /// be woken.
     pub(super) fn stream_frame(
-        self: &Arc<Self>,
+        &self,
+        stream: &Arc<Stream>,
         head: &RpcReplyHeader,
         body: Bytes,
-    ) -> Option<Arc<Stream>> {
-        let stream = self.lock().calls.stream(head.call_id).cloned()?;
+    ) -> bool {
         match Kind::from_number(head.stream) {
-            Some(Kind::Item) => {
-                let is_waited_for = stream.expect(body.len()) && stream.deliver(body);
-                return is_waited_for.then_some(stream);
-            }
+            Some(Kind::Item) => return stream.receive(body),
             Some(Kind::Credit) => stream.credit(head.credit),
             Some(Kind::End) => {
                 let over = match head.status {
@@ -130,7 +132,7 @@ impl Shared {
                 stream.end_for(Cause::UnknownKind(head.stream));
             }
         }
-        None
+        false
     }
 }
 

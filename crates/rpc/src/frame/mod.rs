@@ -105,19 +105,30 @@ pub(super) fn encode<H: Head>(
     head: &H,
     write_body: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
+    let mut buf = Vec::with_capacity(4 + head.encoded_len() + head.body_len());
+    append(&mut buf, head_size, head, write_body);
+    Bytes::from(buf)
+}
+
+/// Appends one frame: see [`encode`].
+pub(super) fn append<H: Head>(
+    buf: &mut Vec<u8>,
+    head_size: HeadSize,
+    head: &H,
+    write_body: impl FnOnce(&mut Vec<u8>),
+) {
     let (head_len, body_len) = (head.encoded_len(), head.body_len());
     assert!(head_len <= HEAD_LEN_MAX_BYTES, "a header of {head_len} bytes was built");
-    let mut buf = Vec::with_capacity(4 + head_len + body_len);
+    buf.reserve(4 + head_len + body_len);
     match head_size {
         // It fits: at most 1,024.
         HeadSize::U32Le => buf.extend_from_slice(&(head_len as u32).to_le_bytes()),
-        HeadSize::Varint => encode_varint(head_len as u64, &mut buf),
+        HeadSize::Varint => encode_varint(head_len as u64, buf),
     }
-    head.encode(&mut buf).expect("a Vec grows as needed");
+    head.encode(buf).expect("a Vec grows as needed");
     let body_at = buf.len();
-    write_body(&mut buf);
+    write_body(buf);
     assert_eq!(buf.len() - body_at, body_len, "a body of another length than its header says");
-    Bytes::from(buf)
 }
 
 #[cfg(test)]

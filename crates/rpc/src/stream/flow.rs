@@ -24,7 +24,7 @@ pub(crate) fn cost(len: usize) -> usize {
 }
 
 /// The sender's side: what it may still send.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SendCredit {
     left: i64,
 }

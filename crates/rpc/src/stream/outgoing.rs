@@ -63,6 +63,17 @@ impl<T: Payload> Outgoing<T> {
         send(&self.stream, item, None)
     }
 
+    /// As [`try_send_as`](Outgoing::try_send_as), for several items, which leave in few system
+    /// calls and are checked together. Returns how many were sent, from the first one on: at least
+    /// one, if there is any. If it is not all of them, the next one tells why.
+    ///
+    /// # Errors
+    ///
+    /// Every [`SendError`]: none was sent.
+    pub fn try_send_many_as<U: Payload>(&self, items: &[U]) -> Result<usize, SendError> {
+        self.stream.send_many(items)
+    }
+
     /// Runs `callback` once: when there is room for an item, or the stream is over. It runs on the
     /// thread that brings the room, or, if there is room already, at once on this one. So it must
     /// not block, and this must not be called with a lock that it takes. A second call replaces a

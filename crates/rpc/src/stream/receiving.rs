@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::MutexGuard;
 
 use super::Cause;
 use super::core::{State, Stream};
@@ -26,30 +27,49 @@ impl State {
 impl Stream {
     /// The header of an item has come. Returns whether its body is wanted.
     pub(crate) fn expect(self: &Arc<Self>, len: usize) -> bool {
-        let (mut state, cost) = (self.state.lock(), cost(len));
+        self.expect_locked(self.state.lock(), len).is_some()
+    }
+
+    /// The same. If it is wanted, returns the lock.
+    fn expect_locked<'a>(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        len: usize,
+    ) -> Option<MutexGuard<'a, State>> {
+        let cost = cost(len);
         if state.over.is_some() {
-            return false;
+            return None;
         }
         let cause = if state.has_peer_ended {
             Cause::AfterEnd
         } else if !state.window.take(cost) {
             Cause::BeyondCredit
         } else if state.is_discarding {
-            return false;
+            return None;
         } else if !state.owner.as_mut().is_some_and(|owner| owner.try_grow(cost)) {
             Cause::NoRoom
         } else {
-            return true;
+            return Some(state);
         };
         self.end_locked(state, cause);
-        false
+        None
     }
 
     /// The item that was expected has come. Returns whether a thread may wait for it: then
     /// [`wake_receiver`](Stream::wake_receiver) is due, once for all items that have come together.
     #[must_use]
     pub(crate) fn deliver(self: &Arc<Self>, item: Bytes) -> bool {
-        let mut state = self.state.lock();
+        self.deliver_locked(self.state.lock(), item)
+    }
+
+    /// An item has come as a whole: [`expect`](Stream::expect) and [`deliver`](Stream::deliver).
+    #[must_use]
+    pub(crate) fn receive(self: &Arc<Self>, item: Bytes) -> bool {
+        let state = self.expect_locked(self.state.lock(), item.len());
+        state.is_some_and(|state| self.deliver_locked(state, item))
+    }
+
+    fn deliver_locked(self: &Arc<Self>, mut state: MutexGuard<'_, State>, item: Bytes) -> bool {
         if state.over.is_some() {
             return false;
         }

@@ -8,11 +8,26 @@ use parking_lot::MutexGuard;
 
 use super::callbacks::Due;
 use super::core::{State, Stream};
-use super::flow::cost;
+use super::flow::{SendCredit, cost};
 use super::{Cause, Over, SendError};
 use crate::outbox::Cork;
 use crate::service::Reply;
-use crate::{Status, StatusCode};
+use crate::{Payload, Status, StatusCode};
+
+/// How much is serialized before it is sent. Longer: the peer begins later.
+const TOGETHER_BYTES: usize = 64 << 10;
+
+/// Items that leave together.
+struct Gathered {
+    frames: Bytes,
+    places: Vec<Place>,
+}
+
+/// Of an item among others.
+struct Place {
+    len: usize,
+    frame_end: usize,
+}
 
 impl Stream {
     /// Sends an item. If there is no room, waits for it until `until`, or not at all without it.
@@ -21,9 +36,7 @@ impl Stream {
         item: &Reply<'_>,
         until: Option<Instant>,
     ) -> Result<(), SendError> {
-        if item.len > self.item_len_max {
-            return Err(SendError::TooLong { len: item.len, limit: self.item_len_max });
-        }
+        self.check_len(item.len)?;
         if until.is_none() {
             let may_send = self.may_send(&self.state.lock());
             may_send.or_else(|error| self.not_now(error))?;
@@ -46,6 +59,85 @@ impl Stream {
             state = self.wait_for_room(state, until);
         }
         self.push(&mut state, &frame, item.len)
+    }
+
+    /// Sends items, from the first one on, as long as there is room. Returns how many it has sent:
+    /// at least one, if there is any.
+    pub(crate) fn send_many<T: Payload>(self: &Arc<Self>, items: &[T]) -> Result<usize, SendError> {
+        let mut sent = 0;
+        while sent < items.len() {
+            match self.send_some(&items[sent..]) {
+                Ok(some) => sent += some,
+                Err(error) if sent == 0 => return Err(error),
+                // Whoever sends the next one is told.
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends the first of these items together.
+    fn send_some<T: Payload>(self: &Arc<Self>, items: &[T]) -> Result<usize, SendError> {
+        let (may_send, credit) = {
+            let state = self.state.lock();
+            (self.may_send(&state), state.credit.clone())
+        };
+        may_send.or_else(|error| self.not_now(error))?;
+        // Foreign code serializes the items, so this is done without the lock.
+        let Gathered { frames, places } = self.gather(items, credit)?;
+        let mut state = self.state.lock();
+        if let Err(error) = self.may_send(&state) {
+            drop(state);
+            return self.not_now(error).map(|()| 0);
+        }
+        let (mut sent, mut end) = (0, 0);
+        for Place { len, frame_end } in places {
+            // Another thread may have sent meanwhile.
+            if !state.credit.may_send() {
+                break;
+            }
+            state.credit.spend(cost(len));
+            state.sent_bytes += len as u64;
+            (sent, end) = (sent + 1, frame_end);
+        }
+        self.send_frame(&state, &frames.slice(..end))?;
+        Ok(sent)
+    }
+
+    /// Serializes as many of these items, from the first one on, as may leave together with this
+    /// credit.
+    fn gather<T: Payload>(
+        &self,
+        items: &[T],
+        mut credit: SendCredit,
+    ) -> Result<Gathered, SendError> {
+        let (mut frames, mut places) = (Vec::new(), Vec::new());
+        for item in items {
+            if !credit.may_send() || frames.len() >= TOGETHER_BYTES {
+                break;
+            }
+            let len = match self.measure(item) {
+                Ok(len) => len,
+                Err(error) if places.is_empty() => return Err(error),
+                // Those before it leave first.
+                Err(_) => break,
+            };
+            let write = |out: &mut Vec<u8>| item.write(out);
+            self.wire.append_item(&mut frames, &Reply { len, write: &write });
+            credit.spend(cost(len));
+            places.push(Place { len, frame_end: frames.len() });
+        }
+        Ok(Gathered { frames: frames.into(), places })
+    }
+
+    fn measure<T: Payload>(&self, item: &T) -> Result<usize, SendError> {
+        let len = item.measure().map_err(SendError::NotSerialized)?;
+        self.check_len(len).map(|()| len)
+    }
+
+    fn check_len(&self, len: usize) -> Result<(), SendError> {
+        let limit = self.item_len_max;
+        if len > limit { Err(SendError::TooLong { len, limit }) } else { Ok(()) }
     }
 
     /// Sends an item whatever the credit, and ends the stream: the reply of a method with one

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Over;
 use crate::Status;
-use crate::frame::{HeadSize, encode};
+use crate::frame::{HeadSize, append, encode};
 use crate::header::{RpcHeader, RpcReplyHeader};
 use crate::service::Reply;
 
@@ -53,15 +53,22 @@ pub(crate) struct Wire {
 impl Wire {
     /// An item, whose length is within the limit of frames.
     pub(crate) fn item(&self, item: &Reply<'_>) -> Bytes {
+        let mut frame = Vec::new();
+        self.append_item(&mut frame, item);
+        Bytes::from(frame)
+    }
+
+    /// The same, behind other frames.
+    pub(crate) fn append_item(&self, frames: &mut Vec<u8>, item: &Reply<'_>) {
+        let len = item.len as u32;
         match self.side {
             Side::Caller => {
-                let head = RpcHeader { args_size: item.len as u32, ..self.caller(Kind::Item) };
-                encode(self.head_size, &head, item.write)
+                let head = RpcHeader { args_size: len, ..self.caller(Kind::Item) };
+                append(frames, self.head_size, &head, item.write);
             }
             Side::Server => {
-                let head =
-                    RpcReplyHeader { reply_size: item.len as u32, ..self.server(Kind::Item) };
-                encode(self.head_size, &head, item.write)
+                let head = RpcReplyHeader { reply_size: len, ..self.server(Kind::Item) };
+                append(frames, self.head_size, &head, item.write);
             }
         }
     }

@@ -401,24 +401,37 @@ fn a_slow_client_costs_others_nothing_and_is_told_what_it_has_lost() {
     assert_eq!(lost.until_complete(2, last.next()).changes.len(), 1);
 }
 
-/// They are told the same together, but there is room for a part of them only, again and again.
+/// A member tells such watches together, and again and again there is room for a part of them only.
 #[test]
 fn watches_that_share_a_stream_and_a_key_lose_nothing_when_there_is_no_room() {
-    const WATCHES: u64 = 600;
+    const WATCHES: u64 = 400;
     const WRITES: usize = 200;
     let cluster = Cluster::start(1).unwrap();
     let clerk = cluster.clerk();
-    let mut watches = Watches::at(&cluster, MemberId(1));
-    (0..WATCHES).for_each(|id| watches.watch(id, KeyRange::key("k"), 0));
+    let mut streams = [(); 2].map(|()| Watches::at(&cluster, MemberId(1)));
+    for id in 0..WATCHES {
+        streams.iter_mut().for_each(|watches| watches.watch(id, KeyRange::key("k"), 0));
+    }
+    // A client that leaves takes its watches with it, and no others.
+    let mut leaves = Watches::at(&cluster, MemberId(1));
+    (0..WATCHES).for_each(|id| leaves.watch(id, KeyRange::key("k"), 0));
     let begin = revision(&clerk);
     let pad = "x".repeat(500);
-    (0..WRITES).for_each(|n| clerk.put("k", format!("{n}{pad}")).unwrap());
-    let last = revision(&clerk);
-    for id in 0..WATCHES {
-        let told = watches.until_complete(id, last);
-        let numbers = told.complete().map(|it| it.revision().0 - begin.0);
-        assert!(numbers.eq(1..=WRITES as u64), "watch {id}");
+    for n in 0..WRITES {
+        clerk.put("k", format!("{n}{pad}")).unwrap();
+        if n == WRITES / 2 {
+            leaves = Watches::at(&cluster, MemberId(1));
+        }
     }
+    let last = revision(&clerk);
+    for watches in &mut streams {
+        for id in 0..WATCHES {
+            let told = watches.until_complete(id, last);
+            let numbers = told.complete().map(|it| it.revision().0 - begin.0);
+            assert!(numbers.eq(1..=WRITES as u64), "watch {id}");
+        }
+    }
+    assert!(leaves.told.is_empty());
 }
 
 /// They are read from an index that another thread makes, and do not hold up the others.

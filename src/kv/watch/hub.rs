@@ -77,10 +77,17 @@ pub(super) enum Order {
     /// More requests than are served.
     Overload(SinkId),
     /// The answer to a read that began after these watches were asked for.
-    Confirmed(Vec<SlotId>, Result<Revision, RequestError>),
+    Confirmed(Vec<Asked>, Result<Revision, RequestError>),
     /// For watches that are far behind; `None`: there was no thread for it.
     Timeline(Option<Timeline>),
     Stop,
+}
+
+/// A watch that was asked for. Its sink tells it from one of a thread that has panicked.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) sink: SinkId,
+    pub(super) watch: SlotId,
 }
 
 pub(super) enum Request {

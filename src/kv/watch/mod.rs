@@ -11,7 +11,7 @@
 //! A watch is a cursor over the history: the next revision, and a place in it. It has no buffer.
 //! What it has to tell is read from the history when its sink has room, so a client that does not
 //! read costs a member a cursor. All watches of the same keys that are equally far read the same
-//! piece, once.
+//! piece, once, and those of one sink are told it together.
 //!
 //! # What a watch promises
 //! - *Ordered*: revisions come in their order, and within one the changes come in that of their
@@ -50,7 +50,7 @@
 //! # Threads
 //! `watch-N`, from the first watch on, until the member stops.
 
-mod alike;
+mod batch;
 mod cursor;
 mod far;
 mod group;

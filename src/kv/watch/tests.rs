@@ -1,14 +1,20 @@
 //! What watches tell, compared with the changes that the commands made, one after the other.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::cursor::{CHANGE_LEN_MAX, Cursor, TooLong};
+use super::far::Far;
 use super::interests::Interests;
 use super::signal::Signal;
+use super::sink::{NoRoom, WatchNews, WatchSink, WatchesEnd};
+use super::turn::Turn;
+use super::watch::{Served, Watch};
 use crate::kv::Store;
 use crate::kv::command::{Change as Written, Command};
 use crate::kv::model::{Action, Change, Entry, KeyRange, Operation, Revision, Txn, WatchRange};
@@ -334,4 +340,45 @@ fn another_state_concerns_all_watches_from_what_was_noted_on() {
     watched.2 = 8;
     watched.put("a");
     watched.check(&[(1, 8)], 8);
+}
+
+/// Notes how many changes each message has.
+#[derive(Default)]
+struct Counts(Mutex<Vec<usize>>);
+
+impl WatchSink for Counts {
+    fn take(&self, _: u64, news: &WatchNews<'_>) -> Result<ControlFlow<()>, NoRoom> {
+        if let WatchNews::Changes { changes, .. } = news {
+            self.0.lock().push(changes.len());
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn when_ready(&self, callback: Box<dyn FnOnce() + Send>) {
+        callback();
+    }
+
+    fn end(&self, _: WatchesEnd) {}
+}
+
+/// Whoever asks how far a watch is gets an answer also if its keys change all the time.
+#[test]
+fn progress_is_told_between_changes_that_do_not_end() {
+    let (mut state, sink) = (State::default(), Counts::default());
+    let range = WatchRange::of(KeyRange::key("k"));
+    let mut watch = Watch::new(0, 0, range, 0);
+    watch.made(state.revision);
+    watch.ask_progress();
+    for _ in 0..3 {
+        state.put(b"k", b"v").unwrap();
+        watch.mark(state.revision);
+        let mut far = Far::default();
+        let mut turn = Turn::new(&state, state.revision, &mut far, [&watch].into_iter());
+        let Served::Changes(piece) = watch.serve(&sink, &mut turn) else {
+            panic!("there is a change")
+        };
+        sink.0.lock().push(piece.changes.len());
+        watch.told(&piece, &turn);
+    }
+    assert_eq!(*sink.0.lock(), [1, 0, 1, 1]);
 }

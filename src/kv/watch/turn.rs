@@ -31,7 +31,7 @@ pub(super) struct Turn<'a> {
     has_read_far: bool,
     pieces: HashMap<PieceId, Arc<Piece>>,
     pieces_bytes: u64,
-    /// What the last watch was told: mostly, the next one is told the same.
+    /// The piece that was read last. Most watches are due the same piece as the one before.
     last: Option<(PieceId, Arc<Piece>)>,
 }
 

@@ -13,7 +13,7 @@ use crate::kv::model::{Revision, WatchRange};
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) sink: SinkId,
-    /// By which its sink knows it.
+    /// The id under which its sink knows it.
     pub(super) number: u64,
     pub(super) range: WatchRange,
     pub(super) spot: SpotId,
@@ -26,7 +26,7 @@ pub(super) struct Watch {
     /// Why it ends, until that is told.
     end: Option<WatchEnd>,
     /// Whether it was asked how far it is.
-    wants_progress: bool,
+    progress: Progress,
     /// What it has told to be complete.
     told: Revision,
     /// Whether the read that began after it was asked for has been answered.
@@ -35,10 +35,20 @@ pub(super) struct Watch {
     pub(super) is_queued: bool,
 }
 
+/// Whether a watch is to tell how far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    NotAsked,
+    /// When it has told what there is now.
+    Asked,
+    /// Before it tells more: changes may come without end.
+    Due,
+}
+
 /// What became of a watch that was served.
 #[derive(Debug)]
 pub(super) enum Served {
-    /// It is to be told these changes, and then served again.
+    /// It is to be told these changes: see [`told`](Watch::told).
     Changes(Arc<Piece>),
     /// It has nothing more to tell now.
     Idle,
@@ -71,7 +81,7 @@ impl Watch {
             created: None,
             is_behind: false,
             end: None,
-            wants_progress: false,
+            progress: Progress::NotAsked,
             told: Revision::NONE,
             is_made: false,
             is_queued: false,
@@ -103,7 +113,9 @@ impl Watch {
     }
 
     pub(super) fn ask_progress(&mut self) {
-        self.wants_progress = true;
+        if self.progress == Progress::NotAsked {
+            self.progress = Progress::Asked;
+        }
     }
 
     /// Whether whoever resumes where it was last told would begin before this revision without
@@ -117,7 +129,7 @@ impl Watch {
         self.is_made && !self.is_behind && !self.is_queued
     }
 
-    /// Tells what there is to tell and fits, except changes: others may be told the same.
+    /// Tells what there is to tell and fits. Changes it only finds: others may be due the same.
     pub(super) fn serve(&mut self, sink: &dyn WatchSink, turn: &mut Turn<'_>) -> Served {
         self.tell(sink, turn).unwrap_or_else(|served| served)
     }
@@ -132,12 +144,21 @@ impl Watch {
             offer(WatchNews::Created { revision })?;
             self.created = None;
         }
+        let tell_progress = |watch: &mut Watch| {
+            let complete_to = watch.cursor.complete_to();
+            offer(WatchNews::Changes { changes: &Arc::default(), complete_to })?;
+            (watch.progress, watch.told) = (Progress::NotAsked, complete_to);
+            Ok::<_, Served>(())
+        };
+        if self.progress == Progress::Due {
+            tell_progress(self)?;
+        }
         if self.is_behind && self.end.is_none() {
             match turn.read(self) {
                 Read::Piece(piece) if !piece.changes.is_empty() => {
                     return Ok(Served::Changes(piece));
                 }
-                Read::Piece(piece) => self.go_on(&piece.end, turn),
+                Read::Piece(piece) => self.advance_to(&piece.end, turn),
                 Read::End(end) => self.end = Some(end),
                 Read::Far => return Ok(Served::Far),
             }
@@ -148,29 +169,32 @@ impl Watch {
             return Ok(Served::Over);
         }
         self.skip_noted(turn);
-        if self.is_made && self.wants_progress {
-            let complete_to = self.cursor.complete_to();
-            offer(WatchNews::Changes { changes: &Arc::default(), complete_to })?;
-            (self.wants_progress, self.told) = (false, complete_to);
+        if self.is_made && self.progress != Progress::NotAsked {
+            tell_progress(self)?;
         }
         Ok(if self.is_behind { Served::Again } else { Served::Idle })
     }
 
-    /// It was told these changes.
+    /// The sink has taken the changes that [`serve`](Watch::serve) has found.
     pub(super) fn told(&mut self, piece: &Piece, turn: &Turn<'_>) -> Served {
         self.told = piece.end.complete_to();
-        self.go_on(&piece.end, turn);
-        let has_more = self.is_behind || self.end.is_some() || self.wants_progress;
-        if has_more { Served::Again } else { Served::Idle }
+        self.advance_to(&piece.end, turn);
+        if self.progress == Progress::Asked {
+            self.progress = Progress::Due;
+        }
+        match self.is_behind || self.progress == Progress::Due {
+            true => Served::Again,
+            false => Served::Idle,
+        }
     }
 
-    fn go_on(&mut self, end: &Cursor, turn: &Turn<'_>) {
+    fn advance_to(&mut self, end: &Cursor, turn: &Turn<'_>) {
         self.cursor = end.clone();
         self.is_behind = turn.is_behind(end);
         self.skip_noted(turn);
     }
 
-    /// What is noted concerns only watches that are behind.
+    /// A watch that is not behind has nothing to tell of what was noted.
     fn skip_noted(&mut self, turn: &Turn<'_>) {
         if self.is_made && !self.is_behind {
             self.cursor.skip_to(turn.noted().next());

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::alike::Alike;
+use super::batch::Batch;
 use super::cursor::Piece;
 use super::far::Far;
 use super::group::{Group, Overload};
-use super::hub::{Hub, Order, Request, SinkId};
+use super::hub::{Asked, Hub, Order, Request, SinkId};
 use super::interests::Marks;
 use super::sink::{WatchEnd, WatchNews, WatchesEnd};
 use super::slots::{SlotId, Slots};
@@ -61,16 +61,16 @@ pub(super) struct Watches {
     groups: BTreeMap<SinkId, Group>,
     /// Behind pointers: a table has room for more watches than it holds.
     watches: Slots<Box<Watch>>,
-    spots: Spots<SlotId>,
+    /// In the order in which they are told: first those of one sink, then those of another.
+    spots: Spots<(SinkId, SlotId)>,
     /// Those that may have something to tell, and room.
     ready: VecDeque<SlotId>,
     /// Those for which a read has to begin.
-    asked: Vec<SlotId>,
+    asked: Vec<Asked>,
     far: Far,
     /// Those that wait for a timeline.
     waiting: Vec<SlotId>,
-    /// Those that are about to be told changes.
-    alike: Option<Alike>,
+    batch: Batch,
     /// No change up to this revision concerns a watch that is not behind.
     noted: Revision,
     /// What the keys of all watches take, in bytes.
@@ -92,7 +92,7 @@ impl Watches {
             asked: Vec::new(),
             far: Far::default(),
             waiting: Vec::new(),
-            alike: None,
+            batch: Batch::default(),
             noted: Revision::NONE,
             keys_bytes: 0,
             had_leader: now,
@@ -200,12 +200,12 @@ impl Watches {
     fn create(&mut self, sink: SinkId, number: u64, range: WatchRange) {
         self.keys_bytes += keys_len(&range);
         let keys = range.keys.clone();
-        let id = self
-            .watches
-            .insert_with(|id| Box::new(Watch::new(sink, number, range, self.spots.add(&keys, id))));
+        let id = self.watches.insert_with(|id| {
+            Box::new(Watch::new(sink, number, range, self.spots.add(&keys, (sink, id))))
+        });
         self.groups.get_mut(&sink).expect("it asks").watches.insert(number, id);
         self.hub.set_open(self.watches.len());
-        self.asked.push(id);
+        self.asked.push(Asked { sink, watch: id });
     }
 
     /// Changes a watch, which then may have something to tell.
@@ -256,9 +256,12 @@ impl Watches {
         });
     }
 
-    fn confirmed(&mut self, asked: Vec<SlotId>, result: Result<Revision, RequestError>) {
-        for id in asked {
-            self.change(id, |watch| match result {
+    fn confirmed(&mut self, asked: Vec<Asked>, result: Result<Revision, RequestError>) {
+        for Asked { sink, watch } in asked {
+            if self.watches.get(watch).is_none_or(|watch| watch.sink != sink) {
+                continue;
+            }
+            self.change(watch, |watch| match result {
                 Ok(revision) => watch.made(revision),
                 Err(error) => watch.end(WatchEnd::NotServed(error)),
             });
@@ -270,7 +273,7 @@ impl Watches {
         let Marks { spots, noted } = self.hub.interests.take();
         self.noted = noted;
         for (spot, revision) in spots {
-            for id in self.spots.watches(spot) {
+            for (_, id) in self.spots.watches(spot) {
                 let watch = self.watches.get_mut(*id).expect("a spot has watches that are there");
                 watch.mark(revision);
                 if watch.is_behind && !std::mem::replace(&mut watch.is_queued, true) {
@@ -299,6 +302,7 @@ impl Watches {
     }
 
     fn serve_from(&mut self, state: &State, cork: &Cork) {
+        assert!(self.batch.is_empty(), "no watch waits between turns to be told with others");
         let ready = std::mem::take(&mut self.ready);
         let mut far = std::mem::take(&mut self.far);
         let due = ready.iter().filter_map(|id| self.watches.get(*id).map(Box::as_ref));
@@ -307,19 +311,19 @@ impl Watches {
         let mut flushed = began;
         let mut now = began;
         for (at, id) in ready.into_iter().enumerate() {
-            // Not for each watch: to read the clock takes as long as to find the watch.
-            if at % LOOK_EVERY == 0 {
+            // Not for each watch: to read the clock takes as long as to gather the watch.
+            if at % LOOK_EVERY == 0 || turn.has_read_far() {
                 now = Instant::now();
             }
             if now.saturating_duration_since(flushed) > HELD_BACK_MAX {
-                self.tell_alike(&turn);
+                self.tell_batch(&turn);
                 cork.flush();
                 flushed = now;
             }
             let is_late = now.saturating_duration_since(began) > FAR_TIME_MAX;
             self.serve_one(id, &mut turn, is_late);
         }
-        self.tell_alike(&turn);
+        self.tell_batch(&turn);
         self.far = far;
     }
 
@@ -339,20 +343,33 @@ impl Watches {
         self.served(id, served, turn);
     }
 
-    /// Tells those that wait for it.
-    fn tell_alike(&mut self, turn: &Turn<'_>) {
-        let Some(Alike { sink, piece, watches, numbers }) = self.alike.take() else { return };
-        // Another watch may have found out meanwhile that nobody wants to hear of them.
-        let Some(group) = self.groups.get(&sink) else { return };
-        let Piece { changes, end } = &*piece;
-        let news = WatchNews::Changes { changes, complete_to: end.complete_to() };
-        let ControlFlow::Continue(told) = group.sink.take_many(&numbers, &news) else {
-            return drop(self.remove_group(sink));
-        };
-        for (at, id) in watches.into_iter().enumerate() {
-            let Some(watch) = self.watches.get_mut(id) else { continue };
-            let served = if at < told { watch.told(&piece, turn) } else { Served::NoRoom };
-            self.served(id, served, turn);
+    /// Tells the watches of the batch their changes.
+    fn tell_batch(&mut self, turn: &Turn<'_>) {
+        let Some((sink, piece)) = self.batch.take() else { return };
+        let mut batch = std::mem::take(&mut self.batch);
+        // Without its group, the sink has refused what another watch had to tell.
+        if let Some(group) = self.groups.get(&sink) {
+            let Piece { changes, end } = &*piece;
+            let news = WatchNews::Changes { changes, complete_to: end.complete_to() };
+            let told = match group.waits_for_room {
+                true => ControlFlow::Continue(0),
+                false => group.sink.take_many(&batch.numbers, &news),
+            };
+            match told {
+                ControlFlow::Continue(told) => self.batch_told(&batch, told, &piece, turn),
+                ControlFlow::Break(()) => drop(self.remove_group(sink)),
+            }
+        }
+        batch.clear();
+        self.batch = batch;
+    }
+
+    /// The first `told` of the batch were told. There was no room for the others.
+    fn batch_told(&mut self, batch: &Batch, told: usize, piece: &Piece, turn: &Turn<'_>) {
+        for (at, id) in batch.watches.iter().enumerate() {
+            let Some(watch) = self.watches.get_mut(*id) else { continue };
+            let served = if at < told { watch.told(piece, turn) } else { Served::NoRoom };
+            self.served(*id, served, turn);
         }
     }
 
@@ -362,10 +379,10 @@ impl Watches {
         let (sink, number) = (watch.sink, watch.number);
         match served {
             Served::Changes(piece) => {
-                if !self.alike.as_ref().is_some_and(|alike| alike.takes(sink, &piece)) {
-                    self.tell_alike(turn);
+                if !self.batch.takes(sink, &piece) {
+                    self.tell_batch(turn);
                 }
-                self.alike.get_or_insert_with(|| Alike::new(sink, piece)).push(id, number);
+                self.batch.push(sink, piece, id, number);
             }
             Served::Idle => {}
             Served::Again => self.ready.push_back(id),
@@ -445,7 +462,7 @@ impl Watches {
         if let Some(group) = self.groups.get_mut(&watch.sink) {
             group.watches.remove(&watch.number);
         }
-        self.spots.remove(watch.spot, &id);
+        self.spots.remove(watch.spot, &(watch.sink, id));
     }
 
     fn remove_group(&mut self, sink: SinkId) -> Option<Group> {

@@ -5,7 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use syncraft::rpc::{CallError, CallOptions, Incoming, Method, Next, Outgoing, StatusCode};
+use syncraft::rpc::{
+    CallError, CallOptions, Channel, FrameLimits, Incoming, Method, Next, Outgoing, StatusCode,
+};
 
 use super::support::*;
 use crate::peers::listen;
@@ -206,6 +208,31 @@ fn refuse_after_another(fixture: &Fixture) {
 /// The frame of an item, as a server sends it.
 fn item(call_id: u64, data: &'static str) -> Vec<u8> {
     reply_frame(call_id, ITEM, 0, &echo(data).encode_to_vec())
+}
+
+/// Without the item, a stream that goes on would look as if it were whole.
+#[test]
+fn nothing_follows_an_item_that_is_too_long() {
+    let (listener, addr) = listen();
+    let limits = FrameLimits { body_len_max_bytes: 1000 };
+    let channel = Channel::builder(addr.to_string()).frame_limits(limits).lazy();
+    let mut raw = None;
+    // In any of these, this thread may be the one that reads.
+    for _ in 0..50 {
+        let mut incoming = list(&channel, "x", None);
+        let raw = raw.get_or_insert_with(|| Raw::accept(&listener));
+        let id = std::iter::repeat_with(|| raw.next_head())
+            .find_map(|head| (head.stream == OPEN_ONE).then_some(head.call_id))
+            .unwrap();
+        raw.send(&item(id, "first"));
+        assert_eq!(next(&mut incoming), "first");
+        let too_long = reply_frame(id, ITEM, 0, &[0; 1001]);
+        let end = reply_frame(id, END, 0, b"");
+        raw.send(&[item(id, "second"), too_long, item(id, "behind it"), end].concat());
+        assert_eq!(next(&mut incoming), "second");
+        let error = failure(&mut incoming);
+        assert!(matches!(error, CallError::BadReply { .. }), "{error}");
+    }
 }
 
 #[test]

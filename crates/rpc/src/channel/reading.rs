@@ -47,17 +47,16 @@ const LAST_READS_MAX: usize = 4;
 struct Receivers<'a> {
     shared: &'a Arc<Shared>,
     by: ReadBy,
-    /// The stream of the last frame of a stream, and its number: the next one is mostly of the
-    /// same.
+    /// The stream that got the last frame, with its id. The next frame is usually for the same one.
     stream: Option<(u64, Arc<Stream>)>,
-    /// Whether its receiver has items and sleeps. Items that come together wake it once: to wake a
-    /// thread takes as long as to bring it dozens of them.
-    is_to_wake: bool,
+    /// Whether that stream's receiver may sleep although items have come. Items that come together
+    /// wake it once: to wake a thread takes as long as to bring it dozens of them.
+    needs_wake: bool,
 }
 
 impl Receivers<'_> {
     fn wake(&mut self) {
-        if std::mem::take(&mut self.is_to_wake)
+        if std::mem::take(&mut self.needs_wake)
             && let Some((_, stream)) = &self.stream
         {
             stream.wake_receiver();
@@ -69,6 +68,8 @@ impl Deliver for Receivers<'_> {
     fn answer(&mut self, id: u64, outcome: CallResult) {
         // What runs at the end of a call may take a while.
         self.wake();
+        // The call that has opened a stream has an answer: what still comes is dropped.
+        self.stream.take_if(|(last, _)| *last == id);
         self.shared.answer(id, outcome, self.by);
     }
 
@@ -78,9 +79,9 @@ impl Deliver for Receivers<'_> {
             self.wake();
             self.stream = self.shared.stream(id).map(|stream| (id, stream));
         }
-        // Without its stream, the frame has crossed the stream's end.
+        // Otherwise the stream had ended before this frame came, which is dropped.
         if let Some((_, stream)) = &self.stream {
-            self.is_to_wake |= self.shared.stream_frame(stream, head, body);
+            self.needs_wake |= self.shared.stream_frame(stream, head, body);
         }
     }
 }
@@ -99,7 +100,7 @@ impl Shared {
         connection: &Connection,
         by: ReadBy,
     ) -> Result<(), Loss> {
-        let mut receivers = Receivers { shared: self, by, stream: None, is_to_wake: false };
+        let mut receivers = Receivers { shared: self, by, stream: None, needs_wake: false };
         incoming.take_answers(connection, &self.config, &mut receivers)
     }
 

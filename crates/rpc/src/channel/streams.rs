@@ -110,8 +110,8 @@ impl Shared {
         self.lock().calls.stream(id).cloned()
     }
 
-    /// A frame of a stream has come, which may be over meanwhile. Returns whether its receiver is to
-    /// be woken.
+    /// Handles a frame of `stream`, which may have ended meanwhile. Returns whether its receiver is
+    /// to be woken.
     pub(super) fn stream_frame(
         &self,
         stream: &Arc<Stream>,

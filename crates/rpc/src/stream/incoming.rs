@@ -88,7 +88,7 @@ impl<T: Payload, E> Incoming<T, E> {
     /// Waits for the next item, but not for longer than `timeout`. With a timeout of zero it only
     /// looks.
     pub fn next_timeout(&mut self, timeout: Duration) -> Next<T, E> {
-        // Without a look at the clock, which takes as long as a small item.
+        // Items at hand need no clock: to read it takes as long as to give out a small item.
         if let Some(item) = self.taken.pop_front() {
             return self.open(item);
         }

@@ -63,13 +63,14 @@ impl<T: Payload> Outgoing<T> {
         send(&self.stream, item, None)
     }
 
-    /// As [`try_send_as`](Outgoing::try_send_as), for several items, which leave in few system
-    /// calls and are checked together. Returns how many were sent, from the first one on: at least
-    /// one, if there is any. If it is not all of them, the next one tells why.
+    /// As [`try_send_as`](Outgoing::try_send_as), for several items, which cost less together: they
+    /// take the stream's lock once, and leave in few system calls. Returns how many were sent, from
+    /// the first one on: at least one, if there is any. If fewer than all were sent, a call with
+    /// the rest says why.
     ///
     /// # Errors
     ///
-    /// Every [`SendError`]: none was sent.
+    /// Every [`SendError`], about the first item: none was sent.
     pub fn try_send_many_as<U: Payload>(&self, items: &[U]) -> Result<usize, SendError> {
         self.stream.send_many(items)
     }

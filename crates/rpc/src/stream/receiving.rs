@@ -30,7 +30,7 @@ impl Stream {
         self.expect_locked(self.state.lock(), len).is_some()
     }
 
-    /// The same. If it is wanted, returns the lock.
+    /// As [`expect`](Stream::expect), with the state locked. Returns the lock if the body is wanted.
     fn expect_locked<'a>(
         self: &Arc<Self>,
         mut state: MutexGuard<'a, State>,

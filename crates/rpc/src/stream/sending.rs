@@ -14,18 +14,19 @@ use crate::outbox::Cork;
 use crate::service::Reply;
 use crate::{Payload, Status, StatusCode};
 
-/// How much is serialized before it is sent. Longer: the peer begins later.
+/// How much is serialized before it is sent. Larger: the peer begins later.
 const TOGETHER_BYTES: usize = 64 << 10;
 
 /// Items that leave together.
 struct Gathered {
     frames: Bytes,
-    places: Vec<Place>,
+    items: Vec<GatheredItem>,
 }
 
-/// Of an item among others.
-struct Place {
+/// An item in [`Gathered`].
+struct GatheredItem {
     len: usize,
+    /// Where its frame ends.
     frame_end: usize,
 }
 
@@ -69,7 +70,7 @@ impl Stream {
             match self.send_some(&items[sent..]) {
                 Ok(some) => sent += some,
                 Err(error) if sent == 0 => return Err(error),
-                // Whoever sends the next one is told.
+                // The next call returns it.
                 Err(_) => break,
             }
         }
@@ -84,24 +85,26 @@ impl Stream {
         };
         may_send.or_else(|error| self.not_now(error))?;
         // Foreign code serializes the items, so this is done without the lock.
-        let Gathered { frames, places } = self.gather(items, credit)?;
+        let gathered = self.gather(items, credit)?;
         let mut state = self.state.lock();
         if let Err(error) = self.may_send(&state) {
             drop(state);
             return self.not_now(error).map(|()| 0);
         }
-        let (mut sent, mut end) = (0, 0);
-        for Place { len, frame_end } in places {
+        let (mut credit, mut sent_bytes, mut fitting, mut end) = (state.credit.clone(), 0, 0, 0);
+        for GatheredItem { len, frame_end } in gathered.items {
             // Another thread may have sent meanwhile.
-            if !state.credit.may_send() {
+            if !credit.may_send() {
                 break;
             }
-            state.credit.spend(cost(len));
-            state.sent_bytes += len as u64;
-            (sent, end) = (sent + 1, frame_end);
+            credit.spend(cost(len));
+            sent_bytes += len as u64;
+            (fitting, end) = (fitting + 1, frame_end);
         }
-        self.send_frame(&state, &frames.slice(..end))?;
-        Ok(sent)
+        self.send_frame(&state, &gathered.frames.slice(..end))?;
+        state.credit = credit;
+        state.sent_bytes += sent_bytes;
+        Ok(fitting)
     }
 
     /// Serializes as many of these items, from the first one on, as may leave together with this
@@ -111,23 +114,23 @@ impl Stream {
         items: &[T],
         mut credit: SendCredit,
     ) -> Result<Gathered, SendError> {
-        let (mut frames, mut places) = (Vec::new(), Vec::new());
+        let (mut frames, mut gathered) = (Vec::new(), Vec::new());
         for item in items {
             if !credit.may_send() || frames.len() >= TOGETHER_BYTES {
                 break;
             }
             let len = match self.measure(item) {
                 Ok(len) => len,
-                Err(error) if places.is_empty() => return Err(error),
-                // Those before it leave first.
+                Err(error) if gathered.is_empty() => return Err(error),
+                // The items before it are sent; the next call returns this error.
                 Err(_) => break,
             };
             let write = |out: &mut Vec<u8>| item.write(out);
             self.wire.append_item(&mut frames, &Reply { len, write: &write });
             credit.spend(cost(len));
-            places.push(Place { len, frame_end: frames.len() });
+            gathered.push(GatheredItem { len, frame_end: frames.len() });
         }
-        Ok(Gathered { frames: frames.into(), places })
+        Ok(Gathered { frames: frames.into(), items: gathered })
     }
 
     fn measure<T: Payload>(&self, item: &T) -> Result<usize, SendError> {

@@ -58,7 +58,7 @@ impl Wire {
         Bytes::from(frame)
     }
 
-    /// The same, behind other frames.
+    /// Appends the frame of an item to other frames.
     pub(crate) fn append_item(&self, frames: &mut Vec<u8>, item: &Reply<'_>) {
         let len = item.len as u32;
         match self.side {

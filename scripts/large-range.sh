@@ -12,7 +12,8 @@ usage: scripts/large-range.sh [--keys N] [--rate N] [--runs N] [--seconds N]
 Starts three members on this machine, writes the keys, and measures puts by 64 clients, in turns:
 alone, beside a reader of all keys, and beside a program that only computes. The reader and that
 program stand for other machines, so they have the lowest priority. Prints a table, and removes the
-data. Needs Linux, bash 5 and Rust. Run nothing else meanwhile.
+data. "p99 of that alone" is the median of the ratios in each turn. Needs Linux, bash 5 and Rust.
+Run nothing else meanwhile.
 
   --keys N     how many keys of 256 bytes are read (default 1000000)
   --rate N     puts per second; 0: as many as the clients can (default 5000)
@@ -145,9 +146,18 @@ median_of() { # ROW/METRIC [DIVISOR]
         END { printf "%.2f", (at[int((NR + 1) / 2)] + at[int(NR / 2) + 1]) / 2 / by }'
 }
 
+# The p99 in each turn, divided by that alone in the same turn.
+# shellcheck disable=SC2086 # Numbers, to be split.
+count_ratios() { # ROW
+    samples[$1/ratio]=$(paste <(printf '%s\n' ${samples[$1/p99]}) \
+        <(printf '%s\n' ${samples[alone/p99]}) | awk '{ printf "%s ", $1 / $2 }')
+}
+
 print_row() { # ROW
-    printf '| %s | %.0f | %s | %s | %.0f |\n' "$1" "$(median_of "$1/ops_per_second")" \
-        "$(median_of "$1/p50" 1000)" "$(median_of "$1/p99" 1000)" "$(median_of "$1/peak")"
+    count_ratios "$1"
+    printf '| %s | %.0f | %s | %s | %s | %.0f |\n' "$1" "$(median_of "$1/ops_per_second")" \
+        "$(median_of "$1/p50" 1000)" "$(median_of "$1/p99" 1000)" "$(median_of "$1/ratio")" \
+        "$(median_of "$1/peak")"
 }
 
 cluster start >/dev/null || die "the cluster does not start"
@@ -177,8 +187,8 @@ printf 'Puts of %s bytes by %s clients; medians of %s runs of %s s.\n' \
     "$size" "$clients" "$runs" "$seconds"
 printf 'The reader read %s keys %s times, in %s s (median).\n' "$keys" "$reads" "$(median_of reads)"
 printf 'The leader had %.0f MiB with the keys, before the runs.\n\n' "$before"
-printf '| | puts/s | p50 ms | p99 ms | peak memory of the leader, MiB |\n'
-printf '| --- | ---: | ---: | ---: | ---: |\n'
+printf '| | puts/s | p50 ms | p99 ms | p99 of that alone | peak memory of the leader, MiB |\n'
+printf '| --- | ---: | ---: | ---: | ---: | ---: |\n'
 print_row alone
 print_row 'beside the reader'
 print_row 'beside a program that computes'

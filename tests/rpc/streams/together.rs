@@ -3,10 +3,11 @@
 use std::sync::Barrier;
 use std::thread;
 
-use syncraft::rpc::{Outgoing, SendError, StatusCode};
+use syncraft::rpc::{Channel, Outgoing, SendError, StatusCode};
 
 use super::support::*;
 use crate::raw::{Echo, echo};
+use crate::support::channel;
 
 /// Sends all of these, as there is room.
 fn send_all(replies: &Outgoing<Echo>, mut items: &[Echo]) {
@@ -22,11 +23,20 @@ fn send_all(replies: &Outgoing<Echo>, mut items: &[Echo]) {
     }
 }
 
+/// A channel whose streams have so small a window that there is room on their connection whenever
+/// they have credit.
+fn small_windows(fixture: &Fixture) -> Channel {
+    channel(fixture.server.local_addr()).stream_window_bytes(256 << 10).lazy()
+}
+
 #[test]
 fn as_many_fit_as_when_each_is_sent_alone() {
     let fixture = Fixture::new();
-    let (_alone, to_alone) = fixture.list("alone");
-    let (mut together, to_together) = fixture.list("together");
+    let channel = small_windows(&fixture);
+    let _alone = list(&channel, "alone", None);
+    let to_alone = fixture.listed("alone");
+    let mut together = list(&channel, "together", None);
+    let to_together = fixture.listed("together");
     let items = vec![echo(vec![b'x'; 1000]); 2000];
     let fit = items.iter().take_while(|item| to_alone.try_send(item).is_ok()).count();
     assert!((100..items.len()).contains(&fit));
@@ -67,18 +77,21 @@ fn a_stream_that_is_over_takes_none() {
     fixture.check_alive();
 }
 
-/// A thread that has been overtaken sends only what there is still credit for. Nothing is taken, so
-/// no credit comes back.
+/// A thread that has been overtaken sends only what there is still credit for. Nothing is taken
+/// meanwhile, so no credit comes back.
 #[test]
 fn threads_share_the_credit() {
     const THREADS: usize = 3;
     let fixture = Fixture::new();
     let items = vec![echo(vec![b'x'; 1000]); 1000];
-    let (_alone, to_alone) = fixture.list("alone");
+    let channel = small_windows(&fixture);
+    let _alone = list(&channel, "alone", None);
+    let to_alone = fixture.listed("alone");
     let fit = (0..).take_while(|_| to_alone.try_send(&items[0]).is_ok()).count();
     assert!((THREADS..THREADS * items.len()).contains(&fit));
     for _ in 0..50 {
-        let (_incoming, replies) = fixture.list("shared");
+        let mut incoming = list(&channel, "shared", None);
+        let replies = fixture.listed("shared");
         let begin = Barrier::new(THREADS);
         let sent: usize = thread::scope(|scope| {
             let send = || {
@@ -89,7 +102,7 @@ fn threads_share_the_credit() {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(sent, fit);
-        assert!(!replies.is_over());
+        (0..sent).for_each(|_| drop(next(&mut incoming)));
     }
 }
 

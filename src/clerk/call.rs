@@ -368,8 +368,16 @@ fn is_silence(error: &CallError, took: Duration) -> bool {
 
 /// Whether every member would refuse this request in the same way.
 pub(super) fn is_refusal_of_request(error: &CallError) -> bool {
-    let CallError::Refused { status, .. } = error else { return false };
-    matches!(status.code, StatusCode::FrameTooLarge | StatusCode::BadArguments)
+    match error {
+        CallError::Refused { status, .. } => {
+            matches!(status.code, StatusCode::FrameTooLarge | StatusCode::BadArguments)
+        }
+        // It is too long for any connection. An error of the system may have the same kind.
+        CallError::NotSent { source, .. } => {
+            source.kind() == ErrorKind::InvalidInput && source.get_ref().is_some()
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

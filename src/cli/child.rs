@@ -13,7 +13,8 @@
 //! SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2 are passed on to COMMAND, except those
 //! that were ignored when `syncraft` started (`nohup`). While no COMMAND runs, they do to
 //! `syncraft` what they do to any program, unless the caller wants to see them first
-//! ([`Runner::holding`]).
+//! ([`Runner::holding`]). Behind those that end programs comes SIGCONT, because COMMAND may be
+//! stopped.
 //!
 //! In the foreground of a terminal, COMMAND is in the terminal's group of processes, so that it may
 //! read from the terminal, and Ctrl-Z stops both. Keys that send a signal send it to the whole
@@ -197,11 +198,15 @@ impl Runner {
         }
     }
 
-    fn pass_on(&self, pid: Pid, signal: i32) {
-        let is_from_keys = self.is_in_foreground && [SIGINT, SIGQUIT].contains(&signal);
-        match Signal::from_named_raw(signal) {
+    fn pass_on(&self, pid: Pid, number: i32) {
+        let is_from_keys = self.is_in_foreground && [SIGINT, SIGQUIT].contains(&number);
+        match Signal::from_named_raw(number) {
             Some(signal) if signal != Signal::CHILD && !is_from_keys => self.send(pid, signal),
-            _ => {}
+            _ => return,
+        }
+        if ENDING.contains(&number) {
+            // It may be stopped, and then would never get it.
+            self.send(pid, Signal::CONT);
         }
     }
 

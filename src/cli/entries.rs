@@ -13,7 +13,7 @@ use syncraft::kv::model::{KeyRange, Revision};
 
 use super::args::{CasArgs, Common, CompactArgs, DeleteArgs, IncrArgs, LimitsArgs, TxnArgs};
 use super::kv::{bytes, value};
-use super::output::print;
+use super::output::{print, print_of_write};
 use super::{Exit, Failure, Outcome};
 
 /// How long the text of a transaction may be. No transaction that is accepted is longer, unless it
@@ -22,7 +22,7 @@ const TXN_TEXT_LEN_MAX: u64 = 100 << 20;
 
 pub(super) fn incr(common: &Common, args: IncrArgs) -> Outcome {
     let value = common.clerk()?.increment(bytes(&args.key), args.by)?;
-    print(&[value.to_string().as_bytes(), b"\n"])?;
+    print_of_write(&[value.to_string().as_bytes(), b"\n"])?;
     Ok(Exit::Done)
 }
 
@@ -30,6 +30,7 @@ pub(super) fn delete(common: &Common, args: DeleteArgs) -> Outcome {
     let key = bytes(&args.key).to_vec();
     let keys = if args.prefix { KeyRange::prefix(key) } else { KeyRange::key(key) };
     let count = common.clerk()?.delete_range(keys)?;
+    let print = if count == 0 { print } else { print_of_write };
     print(&[count.to_string().as_bytes(), b"\n"])?;
     Ok(if count == 0 { Exit::Absent } else { Exit::Done })
 }
@@ -81,6 +82,7 @@ pub(super) fn txn(common: &Common, args: TxnArgs) -> Outcome {
     let txn = json::txn(&text)
         .map_err(|error| Failure::usage(format!("this is not a transaction: {error}")))?;
     let committed = common.clerk()?.run(&txn)?;
+    let print = if txn.is_read() { print } else { print_of_write };
     print(&[
         &json::line(&CommittedJson::new(committed.revision, committed.held, &committed.answers)),
         b"\n",
@@ -113,6 +115,7 @@ pub(super) fn limits(common: &Common, args: LimitsArgs) -> Outcome {
     };
     let clerk = common.clerk()?;
     let deadline = Instant::now() + common.timeout();
+    let print = if change == LimitsChange::default() { print } else { print_of_write };
     if change != LimitsChange::default() {
         clerk.set_limits(change)?;
     }

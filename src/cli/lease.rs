@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use syncraft::clerk::{Clerk, ClerkError};
+use syncraft::ErrorChain;
+use syncraft::clerk::{Clerk, ClerkError, ClerkErrorKind};
 use syncraft::kv::json::{self, LeaseJson};
 use syncraft::kv::model::{LeaseId, Reason};
 
 use super::args::{Common, KeepAliveArgs, LeaseCommand};
-use super::output::{Lines, print};
+use super::output::{Lines, eprint_line, print, print_of_write};
 use super::{Exit, Outcome};
 
 /// The bounds of one attempt to keep a lease alive, and of the pause after one that has failed.
@@ -21,7 +22,7 @@ pub(super) fn run(common: &Common, command: LeaseCommand) -> Outcome {
     match command {
         LeaseCommand::Grant(args) => {
             let lease = clerk.grant_lease(args.ttl, args.id.map(LeaseId))?;
-            print(&[lease.id.to_string().as_bytes(), b"\n"])?;
+            print_of_write(&[lease.id.to_string().as_bytes(), b"\n"])?;
             Ok(Exit::Done)
         }
         LeaseCommand::KeepAlive(args) => keep_alive(clerk, &args),
@@ -55,7 +56,8 @@ fn is_absent(error: &ClerkError) -> bool {
     error.refusal().is_some_and(|refusal| refusal.reason == Reason::NoSuchLease)
 }
 
-/// Until the lease is gone, or has not been kept alive for all of its time.
+/// Until the lease is gone, or a member refuses what is asked. If none answers, it goes on: time
+/// without a leader does not count for a lease.
 fn keep_alive(mut clerk: Clerk, args: &KeepAliveArgs) -> Outcome {
     let ids = [LeaseId(args.id)];
     let Some(ttl) = kept(&clerk.keep_alive(&ids)?) else { return Ok(Exit::Absent) };
@@ -63,18 +65,24 @@ fn keep_alive(mut clerk: Clerk, args: &KeepAliveArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     clerk = clerk.with_timeout((ttl / 3).max(ATTEMPT_MIN));
-    let mut last = Instant::now();
+    let (mut last, mut is_told) = (Instant::now(), false);
     thread::sleep(ttl / 3);
     loop {
         let asked = Instant::now();
         match clerk.keep_alive(&ids) {
             Ok(answer) => {
                 let Some(ttl) = kept(&answer) else { return Ok(Exit::Absent) };
-                last = asked;
+                (last, is_told) = (asked, false);
                 thread::sleep(ttl / 3);
             }
-            Err(error) if last.elapsed() > ttl => return Err(error.into()),
-            Err(_) => thread::sleep((ttl / 10).clamp(PAUSE_MIN, PAUSE_MAX)),
+            Err(error) if error.kind() == ClerkErrorKind::Rejected => return Err(error.into()),
+            Err(error) => {
+                if last.elapsed() > ttl && !std::mem::replace(&mut is_told, true) {
+                    let why = ErrorChain(&error);
+                    eprint_line(&format_args!("syncraft: not kept alive for {ttl:?}: {why}"));
+                }
+                thread::sleep((ttl / 10).clamp(PAUSE_MIN, PAUSE_MAX));
+            }
         }
     }
 }

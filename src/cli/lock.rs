@@ -46,7 +46,11 @@ fn hold(common: &Common, args: &HoldArgs, lock: LockBuilder<'_>) -> Outcome {
         guard.into_iter().for_each(release);
         return Ok(Exit::Command(child::code_of_signal(signal)));
     }
-    let guard = guard?;
+    // COMMAND has not run. What may be left in the queue ends with its lease.
+    let guard = guard.map_err(|error| match Failure::from(error) {
+        Failure { exit: Exit::Unknown, line } => Failure { exit: Exit::NotApplied, line },
+        failure => failure,
+    })?;
     command.env("SYNCRAFT_FENCE", guard.fence().0.to_string());
     command.env("SYNCRAFT_FENCE_KEY", child::os(guard.key()));
     let ran = checking(&guard, args.ttl / 3, || {

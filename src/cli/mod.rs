@@ -11,8 +11,9 @@
 //! | 126, 127 | a COMMAND cannot be started; there is no such program |
 //!
 //! `server` and `dev` end with 0 if a signal tells them to end. Commands that run a COMMAND end
-//! with its status, or with 128 and the number of the signal that ended it. Status 3 also stands
-//! for a result that cannot be written.
+//! with its status, or with 128 and the number of the signal that ended it. If its result cannot be
+//! written to standard output, a command that has changed something ends with 4, and any other one
+//! with 3.
 //!
 //! Results go to standard output, everything else to standard error. An error is one line that
 //! begins with `syncraft: `. The module `output` says what happens when one of the two cannot be

@@ -2,7 +2,7 @@
 //!
 //! | stream | content | if it cannot be written |
 //! |---|---|---|
-//! | standard output | the result | the command fails with status 3 and a line that says so |
+//! | standard output | the result | the command fails with a line that says so, and with status 3, or 4 if it has written |
 //! | standard error | messages for people | nothing happens: nobody is there to read them |
 //!
 //! A pipe whose reader has gone away (`| head`) is no failure: the reader wants no more. A stream
@@ -14,12 +14,17 @@ use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Failure;
+use super::{Exit, Failure};
 
 /// Writes a result to standard output.
 pub(super) fn print(parts: &[&[u8]]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     finish(parts.iter().try_for_each(|part| out.write_all(part)).and_then(|()| out.flush()))
+}
+
+/// As [`print`], after something has been written: a script that tries again would write it twice.
+pub(super) fn print_of_write(parts: &[&[u8]]) -> Result<(), Failure> {
+    print(parts).map_err(|failure| Failure { exit: Exit::Unknown, ..failure })
 }
 
 /// A result of many lines, which goes to standard output in large pieces.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use syncraft::clerk::lock::LOCK_NAME_LEN_MAX;
 use syncraft::clerk::{Clerk, ClerkErrorKind, Guard, LockError};
-use syncraft::kv::model::KeyRange;
+use syncraft::kv::model::{Action, KeyRange, LeaseId};
 use syncraft::raft::MemberId;
 use syncraft::testing::Cluster;
 
@@ -75,6 +75,22 @@ fn queues_do_not_mix() {
     assert!(inner.is_held() && outer.is_held());
     let error = clerk.lock("a").wait(Duration::ZERO).acquire().unwrap_err();
     assert!(matches!(error, LockError::Taken { .. }), "{error:?}");
+}
+
+/// They name their keys by the ids of their leases, too, but without zeros before them.
+#[test]
+fn a_lock_that_a_client_of_etcd_has_is_taken() {
+    let cluster = Cluster::start(1).unwrap();
+    let clerk = cluster.clerk();
+    let lease = clerk.grant_lease(Duration::from_secs(60), Some(LeaseId(0x17c))).unwrap().id;
+    clerk.txn().then(Action::put_with("l/17c", "", lease)).commit().unwrap();
+    let error = clerk.lock("l").wait(Duration::ZERO).acquire().unwrap_err();
+    assert!(matches!(error, LockError::Taken { .. }), "{error:?}");
+    // A key that its lease does not name is no place.
+    clerk.txn().then(Action::put_with("other/17d", "", lease)).commit().unwrap();
+    drop(clerk.lock("other").wait(Duration::ZERO).acquire().unwrap());
+    clerk.revoke_lease(lease).unwrap();
+    clerk.lock("l").wait(Duration::ZERO).acquire().unwrap().unlock().unwrap();
 }
 
 #[test]

@@ -139,6 +139,13 @@ fn lists_and_exports_have_every_entry_of_one_revision() {
     assert_eq!(sh.check(&["export"], 0).lines().count(), 2505);
     assert_eq!(sh.check(&["export", "many/"], 0).lines().count(), 2500);
 
+    // A key whose lease is gone would never expire.
+    let leased = "{\"key\":\"l\",\"value\":\"v\",\"lease\":7}\n{\"key\":\"m\",\"value\":\"v\",\"lease\":0}\n";
+    let output = sh.run_with(&["import"], leased.as_bytes());
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"1\n"[..]));
+    assert!(stderr(&output).contains("keys skipped because they have a lease"));
+    sh.check(&["get", "l"], 1);
+
     let some = format!("{{\"key\":\"i/1\",\"value\":\"1\"}}\n\n{}\n", r#"{"key":"i/2"}"#);
     sh.refused(&["import"], &some, &["line 3", "value", "0 entries before"]);
     assert_eq!(sh.check_with(&["import"], b"", 0), "0\n");

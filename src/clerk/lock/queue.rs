@@ -7,6 +7,8 @@
 //! ```
 //!
 //! Each place is a key under the name of the lock: the name, `/` and the id of the place's lease.
+//! etcd's clients have the same queue, but leave out the zeros before an id: their keys are places,
+//! too, if the key's lease has that id.
 //! The keys' create revisions are the order of the queue. A place holds the lock when there is no
 //! key of the queue before it. Otherwise it waits until the last of the keys before it is gone, and
 //! looks again, because that one may have given up its place without holding the lock. So when a
@@ -26,8 +28,8 @@ use bytes::Bytes;
 use super::LockError;
 use crate::clerk::{Clerk, ClerkError, Lease, WatchError};
 use crate::kv::model::{
-    Action, Compare, KeyRange, OperationAnswer, Range, Reason, Revision, RevisionBounds, SortBy,
-    Want,
+    Action, Compare, Entry, KeyRange, LeaseId, OperationAnswer, Range, Reason, Revision,
+    RevisionBounds, SortBy, Want,
 };
 
 /// The digits of a lease's id in the key of a place.
@@ -178,7 +180,7 @@ impl Place {
             else {
                 return Err(LockError::Lost);
             };
-            if let Some(place) = found.entries.iter().find(|entry| self.is_place(&entry.key)) {
+            if let Some(place) = found.entries.iter().find(|entry| self.is_place(entry)) {
                 return Ok(Some((place.key.clone(), read.revision)));
             }
             match found.entries.last() {
@@ -191,9 +193,11 @@ impl Place {
 
     /// Whether this is the key of a place of the same queue: not one of a lock whose name begins
     /// with this one's, for example.
-    fn is_place(&self, key: &[u8]) -> bool {
-        let id = key.strip_prefix(&self.prefix[..]);
-        id.is_some_and(|id| id.len() == ID_DIGITS && id.iter().all(u8::is_ascii_hexdigit))
+    fn is_place(&self, Entry { key, lease, .. }: &Entry) -> bool {
+        let Some(id) = key.strip_prefix(&self.prefix[..]) else { return false };
+        // Whatever its lease: a key that was written over may be that of a holder.
+        let is_ours = id.len() == ID_DIGITS && id.iter().all(u8::is_ascii_hexdigit);
+        is_ours || *lease != LeaseId::NONE && *id == *format!("{:x}", lease.0).as_bytes()
     }
 
     fn check_lease(&self) -> Result<(), LockError> {

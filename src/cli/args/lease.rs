@@ -16,7 +16,8 @@ Examples:
   syncraft lease keep-alive 7 &
   syncraft lease keep-alive --once 7
 
-Without --once it goes on until it is killed. Exit status 1: there is no such lease (any more).";
+Without --once it goes on until it is killed, also while no member answers: the time without a \
+leader does not count for a lease. Exit status 1: there is no such lease (any more).";
 
 /// What to do with leases.
 #[derive(Debug, clap::Subcommand)]

@@ -10,7 +10,7 @@ Examples:
 
 COMMAND runs while the lock is held, and the exit status is that of COMMAND: 127 if there is no \
 such program, 126 if it cannot be started, 128 + N if signal N has ended it. If the lock was not taken \
-within --wait, the status is 3, and COMMAND has not run. Those who wait have the lock in the order \
+within --wait, or no member answers, the status is 3, and COMMAND has not run. Those who wait have the lock in the order \
 in which they came.
 
 The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. \
@@ -33,8 +33,10 @@ before. Give it to what the lock protects, which refuses lower ones. A write of 
 on it as in {\"compare\": [{\"key\": \"$SYNCRAFT_FENCE_KEY\", \"create_revision\": \
 $SYNCRAFT_FENCE}], ..} (see syncraft txn).
 
---timeout bounds each call, not the time of the whole: while syncraft waits for the lock, a call \
-that nobody answers is made again until --wait is over or the place in the queue is lost.";
+--timeout bounds each call, not the time of the whole, and --wait begins when syncraft has its \
+place in the queue: to get that takes up to twice --timeout if no member answers. While syncraft \
+waits for the lock, a call that nobody answers is made again until --wait is over or the place in \
+the queue is lost.";
 
 const ELECT_HELP: &str = "\
 Examples:
@@ -43,7 +45,8 @@ Examples:
   syncraft watch primary
 
 While COMMAND runs, the key NAME has VALUE, which others can read and watch. It is gone when \
-COMMAND has ended or the election is lost. Everything else is as for syncraft lock: exit statuses, \
+COMMAND has ended or the election is lost. NAME is for the election alone: what it held before is \
+written over, and whoever else writes or deletes it changes only what others see. Everything else is as for syncraft lock: exit statuses, \
 signals, and SYNCRAFT_FENCE.";
 
 #[derive(Debug, clap::Args)]

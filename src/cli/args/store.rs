@@ -93,13 +93,13 @@ Examples:
   syncraft import --etcd http://localhost:2379 config/
 
 Each line is an object with \"key\" and \"value\": text, or {\"base64\": \"..\"}. Other fields \
-are ignored, so keys get new revisions. Lines are put in batches, each all or nothing and at most \
+are ignored, so keys get new revisions. Keys with a lease, as \"lease\" says, are skipped: it is not \
+theirs any more, and they would never expire. Their number is printed on standard error, and the \
+programs that own them have to write them again. Lines are put in batches, each all or nothing and at most \
 once, and each may take as long as --timeout says. If one fails, the error says how many entries \
 had been put.
 
-With --etcd, the entries are those that etcd 3.4 or later has at one revision. Keys with a lease are \
-skipped, because their lease is not here and they would never expire. Their number is printed on \
-standard error, and the programs that own them have to write them again.";
+With --etcd, the entries are those that etcd 3.4 or later has at one revision.";
 
 const LIMITS_HELP: &str = "\
 Examples:
@@ -158,7 +158,7 @@ pub(crate) struct GetArgs {
     /// error
     #[arg(long)]
     pub(crate) stale: bool,
-    /// With --stale: accept only values that are at most this old
+    /// With --stale: accept only values that are at most this old when the member answers
     #[arg(long, value_name = "TIME", value_parser = super::parse_duration, requires = "stale")]
     pub(crate) max_age: Option<std::time::Duration>,
 }

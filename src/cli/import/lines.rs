@@ -11,17 +11,23 @@ use crate::cli::Failure;
 /// How long a line may be. JSON takes at most 6 bytes to write one.
 const LINE_LEN_MAX: u64 = 6 * (KEY_LEN_MAX + VALUE_LEN_MAX) as u64 + 4096;
 
-pub(super) fn import(import: &mut Import, input: &mut impl BufRead) -> Result<(), Failure> {
+/// Returns how many entries were left out because they have a lease.
+pub(super) fn import(import: &mut Import, input: &mut impl BufRead) -> Result<u64, Failure> {
+    let mut left_out = 0;
     for number in 1.. {
         let Some(line) = read_line(input, number)? else { break };
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let NewEntry { key, value } = serde_json::from_slice(&line)
+        let NewEntry { key, value, lease } = serde_json::from_slice(&line)
             .map_err(|error| Failure::usage(format!("line {number}: {error}")))?;
-        import.put(key.0, value.0)?;
+        match lease {
+            0 => import.put(key.0, value.0)?,
+            _ => left_out += 1,
+        }
     }
-    import.put_batch()
+    import.put_batch()?;
+    Ok(left_out)
 }
 
 /// The next line without its end; `None` behind the last one.

@@ -9,7 +9,7 @@ use syncraft::kv::model::{Action, Operation, Txn};
 
 use super::args::{Common, ImportArgs};
 use super::kv::bytes;
-use super::output::{eprint_line, print};
+use super::output::{eprint_line, print_of_write};
 use super::{Exit, Failure, Outcome};
 
 /// How many entries one transaction puts at most, ...
@@ -20,7 +20,7 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
     let mut import = Import { clerk: common.clerk()?, batch: Batch::default(), imported: 0 };
     let done = match &args.etcd {
-        None => lines::import(&mut import, &mut std::io::stdin().lock()).map(|()| 0),
+        None => lines::import(&mut import, &mut std::io::stdin().lock()),
         Some(url) => etcd::import(&mut import, url, bytes(&args.prefix), common.timeout()),
     };
     let imported = import.imported;
@@ -34,7 +34,7 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
              them again: {left_out}"
         ));
     }
-    print(&[imported.to_string().as_bytes(), b"\n"])?;
+    print_of_write(&[imported.to_string().as_bytes(), b"\n"])?;
     Ok(Exit::Done)
 }
 

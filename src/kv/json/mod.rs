@@ -170,6 +170,9 @@ pub struct NewEntry {
     pub key: Octets,
     /// The value.
     pub value: Octets,
+    /// The lease with which it would end, as [`EntryJson`] has it; 0: none.
+    #[serde(default)]
+    pub lease: u64,
 }
 
 /// Which keys: exactly one of the forms that `syncraft txn --help` lists.

@@ -142,6 +142,32 @@ fn signals_go_to_the_command() {
     assert_eq!(places(&cluster, "l"), 0);
 }
 
+#[test]
+fn a_command_that_is_stopped_ends_with_a_signal() {
+    let cluster = Processes::start(1);
+    let (holder, mut out) = start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $$; sleep 60"]);
+    let pid: u32 = line(&mut out).trim().parse().unwrap();
+    signal(pid, "-STOP");
+    signal(holder.id(), "-TERM");
+    assert_eq!(end(holder).0, Some(128 + 15));
+    assert_eq!(places(&cluster, "l"), 0);
+}
+
+/// Then a script knows that COMMAND has not run.
+#[test]
+fn a_lock_that_nobody_answers_for_is_not_taken() {
+    let cluster = Processes::start(1);
+    cluster.signal(1, "-STOP");
+    for wait in ["0s", "500ms"] {
+        let args = ["lock", "l", "--timeout", "500ms", "--wait", wait, "--", "echo", "ran"];
+        let (child, mut out) = start(&cluster, &args);
+        assert_eq!(line(&mut out), "");
+        let (code, said) = end(child);
+        assert_eq!(code, Some(3), "{said}");
+    }
+    cluster.signal(1, "-CONT");
+}
+
 /// The lock is lost: COMMAND is told, and ended if it does not listen, also if it is stopped, and
 /// with all that it has started.
 #[test]

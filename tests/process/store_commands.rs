@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncraft::kv::model::{Action, KeyRange, NewLease, NewValue, Txn};
 use syncraft::raft::MemberId;
@@ -138,6 +138,14 @@ fn lists_and_exports_have_every_entry_of_one_revision() {
     assert!(before == after && before.iter().all(Option::is_some));
     assert_eq!(sh.check(&["export"], 0).lines().count(), 2505);
     assert_eq!(sh.check(&["export", "many/"], 0).lines().count(), 2500);
+
+    // Too long to be sent: no time helps.
+    let put =
+        |at| format!("{{\"put\":{{\"key\":\"{at}\",\"value\":\"{}\"}}}}", "v".repeat(4 << 20));
+    let text = format!("{{\"then\":[{}]}}", (0..5).map(put).collect::<Vec<_>>().join(","));
+    let began = Instant::now();
+    sh.refused(&["txn", "--timeout", "10m"], &text, &["at most"]);
+    assert!(began.elapsed() < Duration::from_secs(60));
 
     // A key whose lease is gone would never expire.
     let leased = "{\"key\":\"l\",\"value\":\"v\",\"lease\":7}\n{\"key\":\"m\",\"value\":\"v\",\"lease\":0}\n";

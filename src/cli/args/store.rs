@@ -34,7 +34,8 @@ Examples:
   syncraft cas light --absent red
   syncraft cas light green --delete
 
-Exit status 5 if the key holds something else. Nothing changed then.";
+Exit status 5 if the key holds something else. Nothing changed then. Otherwise the key has no lease \
+and no time to live afterwards, as after a put.";
 
 const LIST_HELP: &str = "\
 Examples:

@@ -6,7 +6,8 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-usage: scripts/bench.sh [--vs etcd] [--vs redis] [--quick] [--runs N] [--seconds N] [--kills N]
+usage: scripts/bench.sh [--vs etcd] [--vs redis] [--store] [--quick] [--runs N] [--seconds N]
+                        [--kills N]
 
 Starts three members on this machine, puts load on them, prints the results as Markdown, and removes
 their data. Beside them it measures what this machine can do at most (scripts/ceiling). Needs Linux,
@@ -16,6 +17,7 @@ bash 5 and Rust. Run nothing else meanwhile. With etcd and Redis it takes about 
                etcd in ETCD_DIR and PATH (apt-get install etcd-server etcd-client)
   --vs redis   also measure one process of Redis, 6.2 or later, that syncs each write
                (apt-get install redis-server)
+  --store      only compare-and-set, ranges, watches and leases: a quarter of the time
   --quick      few and short runs, to try the script
   --runs N     each number is the median of N runs (default 3)
   --seconds N  length of a run (default 5), except while leases are kept alive (10)
@@ -44,6 +46,7 @@ sides=(syncraft)
 runs=3 seconds=5 kills=5
 clients_table=(1 16 64 256 1000) # The clients of the table's rows.
 each_table=(64 1000)             # The clients of rows with a connection for each client.
+store_only=      # Set: only what --store is for.
 connection_each= # Set: each client has a connection of its own.
 json_api=        # Set: through etcd's JSON API, a connection for each client and each watch.
 idle=0           # How many more watches have nothing to tell.
@@ -74,6 +77,7 @@ while [ $# -gt 0 ]; do
             esac
             shift
             ;;
+        --store) store_only=1 ;;
         --quick)
             runs=1 seconds=1 kills=1 clients_table=(1 64) each_table=(64)
             warm_up_ms=500 cpu_puts=10000 writers_table=(16) lease_seconds=2
@@ -745,6 +749,13 @@ print_page() {
     printf '\n%s\n%s\n\n' \
         "Operations per second, more is better: the median (the lowest to the highest run);" \
         "then the latency, median and 99th percentile."
+    if [ -n "$store_only" ]; then
+        columns=("${store_sides[@]}")
+        print_head "${columns[@]}"
+        print_store_rows
+        print_watches
+        return
+    fi
     print_head "${columns[@]}"
     for clients in "${clients_table[@]}"; do
         print_load_row "put, $size B, $(clients_words "$clients")" "put-$clients"
@@ -762,8 +773,7 @@ print_page() {
     done
     words="get, $size B, $mid_clients clients with a connection each, \`--read-mode lease\`"
     print_load_row "$words" get-lease-each lease
-    print_load_row "compare-and-set, $size B, $mid_clients clients" cas
-    print_load_row "range of $(round <<<"$keys") keys, $size B, $range_clients clients" range
+    print_store_rows
     printf '\nLess is better: the median (the lowest to the highest run).\n\n'
     columns=("${sides[@]}")
     print_head "${columns[@]}"
@@ -776,6 +786,11 @@ print_page() {
     print_watches
     if has_side etcd; then print_json; fi
     for warning in ${warnings[@]+"${warnings[@]}"}; do printf '\n%s\n' "$warning"; done
+}
+
+print_store_rows() {
+    print_load_row "compare-and-set, $size B, $mid_clients clients" cas
+    print_load_row "range of $(round <<<"$keys") keys, $size B, $range_clients clients" range
 }
 
 # shellcheck disable=SC2016
@@ -837,63 +852,89 @@ build
 make_work
 find_ports
 
-measure_cold_start
-if has_side redis; then start redis; fi
-for operation in put get; do
-    for clients in "${clients_table[@]}"; do
-        row_sides=("${sides[@]}")
-        case $clients in 1 | "$mid_clients") row_sides+=(ceiling) ;; esac
-        measure_load "$operation-$clients" "$operation" "$clients" "$size" "${row_sides[@]}"
+measure_calls() {
+    local operation clients row_sides
+    for operation in put get; do
+        for clients in "${clients_table[@]}"; do
+            row_sides=("${sides[@]}")
+            case $clients in 1 | "$mid_clients") row_sides+=(ceiling) ;; esac
+            measure_load "$operation-$clients" "$operation" "$clients" "$size" "${row_sides[@]}"
+        done
     done
-done
-measure_memory memory
-measure_cpu
-measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}" ceiling
-measure_memory memory-large
-# Redis has no such transactions. Its ranges are not of one moment.
-store_sides=(syncraft)
-if has_side etcd; then store_sides+=(etcd); fi
-measure_load cas cas "$mid_clients" "$size" "${store_sides[@]}"
-measure_load range range "$range_clients" "$size" "${store_sides[@]}"
-for writers in "${writers_table[@]}"; do
-    measure_load "watch-$writers" watch "$writers" "$size" "${store_sides[@]}"
-done
-measure_outage kill
-measure_outage transfer
+    measure_memory memory
+    measure_cpu
+    measure_load put-large put "$mid_clients" "$large_size" "${sides[@]}" ceiling
+    measure_memory memory-large
+}
 
-# Last, because a thousand connections may leave traces in the members' memory and time.
-connection_each=1
-for operation in put get; do
-    for clients in "${each_table[@]}"; do
-        measure_load "$operation-each-$clients" "$operation" "$clients" "$size" \
-            "${sides[@]}" ceiling
+measure_store() {
+    local writers
+    measure_load cas cas "$mid_clients" "$size" "${store_sides[@]}"
+    measure_load range range "$range_clients" "$size" "${store_sides[@]}"
+    for writers in "${writers_table[@]}"; do
+        measure_load "watch-$writers" watch "$writers" "$size" "${store_sides[@]}"
     done
-done
-connection_each=
+}
 
-if has_side etcd; then
+measure_connections() {
+    local operation clients
+    connection_each=1
+    for operation in put get; do
+        for clients in "${each_table[@]}"; do
+            measure_load "$operation-each-$clients" "$operation" "$clients" "$size" \
+                "${sides[@]}" ceiling
+        done
+    done
+    connection_each=
+}
+
+measure_json() {
     json_api=1
     measure_load json-put put "$mid_clients" "$size" "${store_sides[@]}"
     measure_load json-get get "$mid_clients" "$size" "${store_sides[@]}"
     measure_load json-watch watch "$disturbed_clients" "$size" "${store_sides[@]}"
     json_api=
-fi
+}
 
 # On fresh clusters. Leases end while nobody keeps them alive, so nothing else follows.
-measure_idle_watches idle-watches
-measure_leases idle
-measure_leases leases 500
-measure_leases leases-each 1
+measure_all_leases() {
+    measure_idle_watches idle-watches
+    measure_leases idle
+    measure_leases leases 500
+    measure_leases leases-each 1
+}
 
 # Replaces the first cluster. Not compared with etcd, which has no such reads.
-end_side syncraft
-end_side etcd
-start lease
-lease_sides=(lease)
-if has_side redis; then lease_sides+=(redis); fi
-measure_load get-lease get "$mid_clients" "$size" "${lease_sides[@]}"
-connection_each=1
-connections=$mid_clients
-measure_load get-lease-each get "$mid_clients" "$size" "${lease_sides[@]}" ceiling
+measure_leased_gets() {
+    local lease_sides=(lease)
+    end_side syncraft
+    end_side etcd
+    start lease
+    if has_side redis; then lease_sides+=(redis); fi
+    measure_load get-lease get "$mid_clients" "$size" "${lease_sides[@]}"
+    connection_each=1
+    connections=$mid_clients
+    measure_load get-lease-each get "$mid_clients" "$size" "${lease_sides[@]}" ceiling
+}
+
+# Redis has no such transactions. Its ranges are not of one moment.
+store_sides=(syncraft)
+if has_side etcd; then store_sides+=(etcd); fi
+measure_cold_start
+if [ -n "$store_only" ]; then
+    measure_store
+    measure_all_leases
+else
+    if has_side redis; then start redis; fi
+    measure_calls
+    measure_store
+    measure_outage kill
+    measure_outage transfer
+    # Late, because a thousand connections may leave traces in the members' memory and time.
+    measure_connections
+    if has_side etcd; then measure_json; fi
+    measure_all_leases
+    measure_leased_gets
+fi
 
 print_page

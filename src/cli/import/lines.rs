@@ -19,7 +19,7 @@ pub(super) fn import(import: &mut Import, input: &mut impl BufRead) -> Result<u6
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let NewEntry { key, value, lease } = serde_json::from_slice(&line)
+        let NewEntry { key, value, lease } = NewEntry::read(&line)
             .map_err(|error| Failure::usage(format!("line {number}: {error}")))?;
         match lease {
             0 => import.put(key.0, value.0)?,

@@ -4,6 +4,7 @@
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "fronts use the rest"))]
 pub(crate) mod base64;
 mod lease;
+mod object;
 
 use std::str;
 
@@ -17,6 +18,8 @@ use super::model::{
 };
 use crate::duration;
 
+use object::Object;
+
 pub use lease::LeaseJson;
 
 /// Bytes: as text where they are text, otherwise as `{"base64": ".."}`.
@@ -24,7 +27,7 @@ pub use lease::LeaseJson;
 #[serde(untagged, expecting = "expected text, or an object with the text \"base64\"")]
 enum Written {
     Text(String),
-    Base64(Base64),
+    Base64(Object<Base64>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -42,7 +45,7 @@ impl From<Octets> for Written {
     fn from(Octets(bytes): Octets) -> Written {
         match str::from_utf8(&bytes) {
             Ok(text) => Written::Text(text.to_owned()),
-            Err(_) => Written::Base64(Base64 { base64: base64::encode(&bytes) }),
+            Err(_) => Written::Base64(Object(Base64 { base64: base64::encode(&bytes) })),
         }
     }
 }
@@ -53,7 +56,7 @@ impl TryFrom<Written> for Octets {
     fn try_from(written: Written) -> Result<Octets, String> {
         match written {
             Written::Text(text) => Ok(Octets(text.into())),
-            Written::Base64(Base64 { base64: text }) => decoded(&text).map(Octets),
+            Written::Base64(Object(Base64 { base64: text })) => decoded(&text).map(Octets),
         }
     }
 }
@@ -173,6 +176,17 @@ pub struct NewEntry {
     /// The lease with which it would end, as [`EntryJson`] has it; 0: none.
     #[serde(default)]
     pub lease: u64,
+}
+
+impl NewEntry {
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn read(text: &[u8]) -> Result<NewEntry, String> {
+        let read: Result<Object<NewEntry>, _> = serde_json::from_slice(text);
+        read.map(|it| it.0).map_err(|error| error.to_string())
+    }
 }
 
 /// Which keys: exactly one of the forms that `syncraft txn --help` lists.
@@ -313,12 +327,12 @@ struct RangeJson {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct OperationJson {
-    put: Option<Box<PutJson>>,
-    append: Option<Box<AppendJson>>,
-    increment: Option<Box<IncrementJson>>,
-    delete: Option<Box<DeleteJson>>,
-    range: Option<Box<RangeJson>>,
-    txn: Option<Box<TxnJson>>,
+    put: Option<Box<Object<PutJson>>>,
+    append: Option<Box<Object<AppendJson>>>,
+    increment: Option<Box<Object<IncrementJson>>>,
+    delete: Option<Box<Object<DeleteJson>>>,
+    range: Option<Box<Object<RangeJson>>>,
+    txn: Option<Box<Object<TxnJson>>>,
     may_fail: bool,
 }
 
@@ -328,15 +342,15 @@ impl TryFrom<OperationJson> for Operation {
     fn try_from(operation: OperationJson) -> Result<Operation, String> {
         let OperationJson { put, append, increment, delete, range, txn, may_fail } = operation;
         let actions = [
-            put.map(|it| (*it).try_into()),
-            append.map(|it| Ok(Action::append(it.key.0, it.value.0))),
-            increment.map(|it| Ok(Action::increment(it.key.0, it.by))),
+            put.map(|it| it.0.try_into()),
+            append.map(|it| Ok(Action::append(it.0.key.0, it.0.value.0))),
+            increment.map(|it| Ok(Action::increment(it.0.key.0, it.0.by))),
             delete.map(|it| {
-                let DeleteJson { key, prefix, from, before } = *it;
+                let DeleteJson { key, prefix, from, before } = it.0;
                 KeysJson { key, prefix, from, before }.try_into().map(Action::delete)
             }),
-            range.map(|range| (*range).try_into().map(Action::Range)),
-            txn.map(|txn| (*txn).try_into().map(Action::Txn)),
+            range.map(|range| range.0.try_into().map(Action::Range)),
+            txn.map(|txn| txn.0.try_into().map(Action::Txn)),
         ];
         let mut actions = actions.into_iter().flatten();
         match (actions.next(), actions.next()) {
@@ -362,21 +376,21 @@ impl TryFrom<RangeJson> for Range {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct TxnJson {
-    compare: Vec<CompareJson>,
-    then: Vec<OperationJson>,
+    compare: Vec<Object<CompareJson>>,
+    then: Vec<Object<OperationJson>>,
     #[serde(rename = "else")]
-    otherwise: Vec<OperationJson>,
+    otherwise: Vec<Object<OperationJson>>,
 }
 
 impl TryFrom<TxnJson> for Txn {
     type Error = String;
 
     fn try_from(TxnJson { compare, then, otherwise }: TxnJson) -> Result<Txn, String> {
-        let operations = |operations: Vec<OperationJson>| {
-            operations.into_iter().map(Operation::try_from).collect::<Result<_, _>>()
+        let operations = |operations: Vec<Object<OperationJson>>| {
+            operations.into_iter().map(|it| it.0.try_into()).collect::<Result<_, _>>()
         };
         Ok(Txn {
-            compare: compare.into_iter().map(Compare::try_from).collect::<Result<_, _>>()?,
+            compare: compare.into_iter().map(|it| it.0.try_into()).collect::<Result<_, _>>()?,
             then: operations(then)?,
             otherwise: operations(otherwise)?,
         })
@@ -389,7 +403,8 @@ impl TryFrom<TxnJson> for Txn {
 /// What is wrong with it, in one line.
 pub fn txn(text: &[u8]) -> Result<Txn, String> {
     check_size(text)?;
-    let txn: TxnJson = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let Object(txn): Object<TxnJson> =
+        serde_json::from_slice(text).map_err(|error| error.to_string())?;
     txn.try_into()
 }
 
@@ -539,13 +554,36 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_an_object_whose_other_fields_do_not_matter() {
+        let text = br#"{"key": "k", "value": {"base64": "/w=="}, "version": 3, "lease": 7}"#;
+        let NewEntry { key, value, lease } = NewEntry::read(text).unwrap();
+        assert_eq!((&key.0[..], &value.0[..], lease), (&b"k"[..], &b"\xff"[..], 7));
+        assert_eq!(NewEntry::read(br#"{"key": "k", "value": ""}"#).unwrap().lease, 0);
+        let error = NewEntry::read(br#"["k", "v", 0]"#).unwrap_err();
+        assert!(error.contains("expected an object"), "{error}");
+    }
+
+    #[test]
     fn a_mistake_is_named_in_one_line() {
         let check = |text: &str, words: &str| {
             let error = txn(text.as_bytes()).unwrap_err();
             assert!(error.contains(words) && !error.contains('\n'), "{text}: {error}");
         };
         check("", "EOF");
-        check("[", "EOF");
+        check(" ", "EOF");
+        for array in [
+            "[]",
+            r#"{"then": [[]]}"#,
+            r#"{"compare": [["k"]]}"#,
+            r#"{"then": [{"put": ["k", "v", null, null]}]}"#,
+            r#"{"then": [{"txn": []}]}"#,
+        ] {
+            check(array, "expected an object at line 1");
+        }
+        check(
+            r#"{"then": [{"put": {"key": ["YQ=="], "value": ""}}]}"#,
+            "expected text, or an object",
+        );
         check(r#"{"if": []}"#, "if");
         check(r#"{"then": [{"putt": {}}]}"#, "putt");
         check(r#"{"then": [{"put": {"key": "k"}}]}"#, "value");

@@ -372,11 +372,7 @@ pub(super) fn is_refusal_of_request(error: &CallError) -> bool {
         CallError::Refused { status, .. } => {
             matches!(status.code, StatusCode::FrameTooLarge | StatusCode::BadArguments)
         }
-        // It is too long for any connection. An error of the system may have the same kind.
-        CallError::NotSent { source, .. } => {
-            source.kind() == ErrorKind::InvalidInput && source.get_ref().is_some()
-        }
-        _ => false,
+        error => error.is_unsendable(),
     }
 }
 

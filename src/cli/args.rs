@@ -65,8 +65,8 @@ const COMPACT_HELP: &str = "\
 Example:
   syncraft compact \"$(syncraft limits --json | jq .revision)\"
 
-Reads from before REVISION are refused from then on, and so are watches from REVISION or before. Compaction is rarely needed: the \
-history has a bound (see syncraft limits).";
+Reads from before REVISION are refused from then on, and so are watches from REVISION or before. \
+Compaction is rarely needed: the history has a bound (see syncraft limits).";
 
 const STATUS_HELP: &str = "\
 Examples:

@@ -117,6 +117,28 @@ impl CallError {
             | CallError::Ended { .. } => true,
         }
     }
+
+    /// Whether no channel sends the call, because its arguments are too long or cannot be
+    /// serialized. To try again does not help. The error is a [`CallError::NotSent`].
+    pub fn is_unsendable(&self) -> bool {
+        matches!(self, CallError::NotSent { source, .. } if unsendable(source).is_some())
+    }
+}
+
+/// Why no channel sends a call, in words. As a source it is [`io::ErrorKind::InvalidInput`], which
+/// a system may also say of an address.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unsendable(pub(super) String);
+
+impl From<Unsendable> for io::Error {
+    fn from(unsendable: Unsendable) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, unsendable)
+    }
+}
+
+fn unsendable(error: &io::Error) -> Option<&Unsendable> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Which deadline passed.
@@ -176,6 +198,9 @@ pub enum ServerError {
 
 /// A copy of `error`: one broken connection fails many calls, and `io::Error` is not `Clone`.
 pub(super) fn same_error(error: &io::Error) -> io::Error {
+    if let Some(unsendable) = unsendable(error) {
+        return unsendable.clone().into();
+    }
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), ErrorChain(error).to_string()),

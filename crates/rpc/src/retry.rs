@@ -190,9 +190,9 @@ impl<I> Retrying<I> {
 /// Whether the same call may succeed later.
 fn may_help(error: &CallError) -> bool {
     match error {
-        // `InvalidInput`: arguments that no channel sends. `NotConnected`: the channel was closed.
+        // `NotConnected`: the channel was closed.
         CallError::NotSent { source, .. } => {
-            !matches!(source.kind(), ErrorKind::InvalidInput | ErrorKind::NotConnected)
+            !error.is_unsendable() && source.kind() != ErrorKind::NotConnected
         }
         CallError::Refused { status, .. } => matches!(
             status.code,

@@ -10,8 +10,8 @@ Examples:
 
 COMMAND runs while the lock is held, and the exit status is that of COMMAND: 127 if there is no \
 such program, 126 if it cannot be started, 128 + N if signal N has ended it. If the lock was not taken \
-within --wait, or no member answers, the status is 3, and COMMAND has not run. Those who wait have the lock in the order \
-in which they came.
+within --wait, or no member answers, the status is 3, and COMMAND has not run. Those who wait have \
+the lock in the order in which they came.
 
 The lock is kept alive as long as COMMAND runs, and released when it ends, however it ends. \
 Signals that syncraft gets are passed on to COMMAND; one that ignores them keeps the lock until it \
@@ -46,8 +46,8 @@ Examples:
 
 While COMMAND runs, the key NAME has VALUE, which others can read and watch. It is gone when \
 COMMAND has ended or the election is lost. NAME is for the election alone: what it held before is \
-written over, and whoever else writes or deletes it changes only what others see. Everything else is as for syncraft lock: exit statuses, \
-signals, and SYNCRAFT_FENCE.";
+written over, and whoever else writes or deletes it changes only what others see. Everything else \
+is as for syncraft lock: exit statuses, signals, and SYNCRAFT_FENCE.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = LOCK_HELP)]

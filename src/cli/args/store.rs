@@ -94,13 +94,14 @@ Examples:
   syncraft import --etcd http://localhost:2379 config/
 
 Each line is an object with \"key\" and \"value\": text, or {\"base64\": \"..\"}. Other fields \
-are ignored, so keys get new revisions. Keys with a lease, as \"lease\" says, are skipped: it is not \
-theirs any more, and they would never expire. Their number is printed on standard error, and the \
-programs that own them have to write them again. Lines are put in batches, each all or nothing and at most \
+are ignored, so keys get new revisions. An entry whose \"lease\" is not 0 is skipped: without its \
+lease it would never expire. The number of those is printed on standard error, and the programs \
+that own them have to write them again. Lines are put in batches, each all or nothing and at most \
 once, and each may take as long as --timeout says. If one fails, the error says how many entries \
 had been put.
 
-With --etcd, the entries are those that etcd 3.4 or later has at one revision.";
+With --etcd, the entries are those that etcd 3.4 or later has at one revision. Those with a lease \
+are skipped, too.";
 
 const LIMITS_HELP: &str = "\
 Examples:

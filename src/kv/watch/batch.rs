@@ -1,7 +1,8 @@
 //! [`Batch`]: watches of one sink that are due the same changes, so that they are told together.
 //!
-//! With 1,000 watches of one key, to check and lock for each of them takes longer than to send. A
-//! batch is told when a watch comes that does not belong to it, and before anything else waits.
+//! With 1,000 watches of one key, the locks and checks for each of them would take longer than to
+//! send its bytes. A batch is told when a watch comes that does not belong to it, before a flush,
+//! and at the end of a turn.
 //!
 //! # Invariants
 //! - A watch in the batch is in no queue. Its cursor stays until it was told.
@@ -63,7 +64,8 @@ impl Batch {
         self.numbers.push(number);
     }
 
-    /// To which sink the batch is told what. It is empty then, except for its watches.
+    /// Takes out which sink is to be told what. The watches stay until they are
+    /// [cleared](Batch::clear).
     pub(super) fn take(&mut self) -> Option<(SinkId, Arc<Piece>)> {
         self.due.take().map(|due| (due.sink, due.piece))
     }

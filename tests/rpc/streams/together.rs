@@ -6,10 +6,10 @@ use std::thread;
 use syncraft::rpc::{Channel, Outgoing, SendError, StatusCode};
 
 use super::support::*;
-use crate::raw::{Echo, echo};
+use crate::raw::{Echo, echo, soon};
 use crate::support::channel;
 
-/// Sends all of these, as there is room.
+/// Sends all of these, together as far as there is room.
 fn send_all(replies: &Outgoing<Echo>, mut items: &[Echo]) {
     while !items.is_empty() {
         match replies.try_send_many_as(items) {
@@ -17,7 +17,11 @@ fn send_all(replies: &Outgoing<Echo>, mut items: &[Echo]) {
                 assert!(sent > 0);
                 items = &items[sent..];
             }
-            Err(SendError::NoRoom) => thread::yield_now(),
+            // Waits for room.
+            Err(SendError::NoRoom) => {
+                replies.send(&items[0], soon()).unwrap();
+                items = &items[1..];
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -1,6 +1,5 @@
 //! What the failure of an attempt means: for the call, and for the health of the endpoint.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::health::HealthSignal;
@@ -56,9 +55,7 @@ impl HealthSignal {
     pub fn of(error: &CallError) -> HealthSignal {
         match error {
             // The arguments are too long for any endpoint.
-            CallError::NotSent { source, .. } if source.kind() == ErrorKind::InvalidInput => {
-                HealthSignal::Unknown
-            }
+            error if error.is_unsendable() => HealthSignal::Unknown,
             CallError::NotSent { .. } => HealthSignal::Unavailable,
             CallError::Refused { status, .. } | CallError::Ended { status, .. }
                 if status.code == StatusCode::ShuttingDown =>
@@ -86,9 +83,10 @@ fn is_closing(error: &CallError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::io::{self, ErrorKind};
 
     use super::*;
+    use crate::error::Unsendable;
     use crate::{Deadline, Status};
 
     #[test]
@@ -124,7 +122,11 @@ mod tests {
             HealthSignal::Unavailable,
             true,
         );
-        check(Failure::Call(not_sent(ErrorKind::InvalidInput)), HealthSignal::Unknown, false);
+        // A system may say it of an address.
+        check(Failure::Call(not_sent(ErrorKind::InvalidInput)), HealthSignal::Unavailable, true);
+        let source = Unsendable("too long".to_owned()).into();
+        let unsendable = CallError::NotSent { addr: addr(), source };
+        check(Failure::Call(unsendable), HealthSignal::Unknown, false);
         check(Failure::Call(refused(StatusCode::ShuttingDown)), HealthSignal::Unavailable, true);
         check(Failure::Call(refused(StatusCode::Closing)), HealthSignal::Answered, true);
         check(Failure::Call(refused(StatusCode::Busy)), HealthSignal::Answered, false);

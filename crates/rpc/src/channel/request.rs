@@ -1,6 +1,6 @@
 //! A call as bytes: the frame that it sends, and the reply that it gets.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::config::{Config, Framing};
 use super::parked::CallResult;
 use crate::builtin::RpcStub;
+use crate::error::Unsendable;
 use crate::frame::encode;
 use crate::header::RpcHeader;
 use crate::payload::CODEC_PROTOBUF;
@@ -42,14 +43,14 @@ impl Request<'_> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`]: the arguments cannot be serialized, or are too long.
+    /// [`Unsendable`]: the arguments cannot be serialized, or are too long.
     pub(super) fn encode(
         &self,
         config: &Config,
         id: u64,
         time_left: Duration,
     ) -> io::Result<Bytes> {
-        let refuse = |words: String| Err(io::Error::new(ErrorKind::InvalidInput, words));
+        let refuse = |words: String| Err(Unsendable(words).into());
         let limit = config.limits.body_len_max_bytes;
         let args = match &self.args {
             Ok(args) if args.len <= limit => args,

@@ -63,10 +63,9 @@ impl<T: Payload> Outgoing<T> {
         send(&self.stream, item, None)
     }
 
-    /// As [`try_send_as`](Outgoing::try_send_as), for several items, which cost less together: they
-    /// take the stream's lock once, and leave in few system calls. Returns how many were sent, from
-    /// the first one on: at least one, if there is any. If fewer than all were sent, a call with
-    /// the rest says why.
+    /// As [`try_send_as`](Outgoing::try_send_as), for several items, which cost less together:
+    /// they share locks and system calls. Returns how many were sent, from the first one on: at
+    /// least one, if there is any. If fewer than all were sent, a call with the rest says why.
     ///
     /// # Errors
     ///

@@ -148,7 +148,7 @@ impl Shared {
             return Ok(IDLE_READ_TIMEOUT);
         }
         state.silence.heard(connection.heard_at());
-        let waiting_bytes = state.calls.len_bytes();
+        let waiting_bytes = is_waited_for.then(|| state.calls.len_bytes());
         let verdict = state.silence.judge(now, waiting_bytes);
         let pause = match is_waited_for {
             true => READ_TIMEOUT,

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Silence counts only while somebody waits for an answer. It adds up over calls, so callers that
-//! each wait briefly notice a dead connection together.
+//! each wait briefly notice a dead connection together. Where a loss is to be reported although
+//! nobody waits ([`on_disconnect`](super::ChannelBuilder::on_disconnect)), the ping is due after
+//! [`IDLE_INTERVALS`] then: it wakes threads on both sides.
 //!
 //! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval) or, if that is shorter,
 //! half of the shortest timeout of the calls that wait. So a call that gets no sign of life
@@ -26,6 +28,9 @@ use std::time::{Duration, Instant};
 /// A call with a short deadline makes the interval no shorter than this, because a busy machine
 /// answers a ping late.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
+
+/// After how many intervals of silence the server is pinged while nobody waits.
+const IDLE_INTERVALS: u32 = 3;
 
 /// How often the time for bytes is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
@@ -110,11 +115,16 @@ impl Silence {
         self.waiting_since = now;
     }
 
-    /// What to do while calls of this many bytes wait. If the verdict is a ping, it counts as sent.
-    pub(super) fn judge(&mut self, now: Instant, waiting_bytes: usize) -> Verdict {
+    /// What to do while calls of this many bytes wait; `None`: nobody waits. If the verdict is a
+    /// ping, it counts as sent.
+    pub(super) fn judge(&mut self, now: Instant, waiting_bytes: Option<usize>) -> Verdict {
         let silence = self.lasts(now);
+        let ping_after = match waiting_bytes {
+            Some(bytes) => self.interval + self.time_for(bytes),
+            None => self.interval * IDLE_INTERVALS,
+        };
         match self.pinged_after {
-            None if silence >= self.interval + self.time_for(waiting_bytes) => {
+            None if silence >= ping_after => {
                 self.pinged_after = Some(silence);
                 Verdict::Ping
             }
@@ -123,9 +133,12 @@ impl Silence {
         }
     }
 
-    /// How long the verdict stays as it is, if nothing comes and nobody calls.
+    /// How long the verdict stays as it is while nobody waits, if nothing comes and nobody calls.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
-        let due = self.pinged_after.unwrap_or_default() + self.interval;
+        let due = match self.pinged_after {
+            Some(then) => then + self.interval,
+            None => self.interval * IDLE_INTERVALS,
+        };
         due.saturating_sub(self.lasts(now))
     }
 
@@ -177,7 +190,12 @@ mod tests {
 
         fn after_ms(&mut self, ms: u64) -> Verdict {
             self.now += Duration::from_millis(ms);
-            self.silence.judge(self.now, self.waiting_bytes)
+            self.silence.judge(self.now, Some(self.waiting_bytes))
+        }
+
+        fn after_idle_ms(&mut self, ms: u64) -> Verdict {
+            self.now += Duration::from_millis(ms);
+            self.silence.judge(self.now, None)
         }
 
         fn call(&mut self, is_first: bool, time: Duration, len: usize) {
@@ -208,13 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn when_to_look_again_is_known() {
+    fn while_nobody_waits_it_is_asked_later_and_when_to_look_again_is_known() {
         let mut connection = Connection::new();
-        assert_eq!(connection.after_ms(300), Wait);
-        assert_eq!(connection.silence.until_next(connection.now), ms(700));
-        assert_eq!(connection.after_ms(700), Ping);
+        assert_eq!(connection.after_idle_ms(300), Wait);
+        assert_eq!(connection.silence.until_next(connection.now), ms(2700));
+        assert_eq!(connection.after_idle_ms(2699), Wait);
+        assert_eq!(connection.after_idle_ms(1), Ping);
         assert_eq!(connection.silence.until_next(connection.now), ms(1000));
-        assert_eq!(connection.after_ms(1000), GiveUp(ms(2000)));
+        assert_eq!(connection.after_idle_ms(1000), GiveUp(ms(4000)));
     }
 
     #[test]

@@ -247,7 +247,7 @@ pub(crate) struct ServerArgs {
     /// --etcd; without it, http:// and that address
     #[arg(long, value_name = "URL", requires = "etcd")]
     pub(crate) advertise_etcd: Option<String>,
-    /// The time between the heartbeats of a leader
+    /// The time between the heartbeats of a leader; up to twice as long while nothing happens
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
     pub(crate) heartbeat: Duration,
     /// How long a leader may be silent before the others elect a new one: this long to twice as

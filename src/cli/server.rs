@@ -20,7 +20,7 @@ use super::room::fit_connections;
 use super::{Exit, Failure, Outcome};
 
 /// How often it is checked whether the member has stopped by itself. Each check wakes a thread.
-const POLL_PAUSE: Duration = Duration::from_millis(250);
+const POLL_PAUSE: Duration = Duration::from_millis(500);
 
 /// The variable for `--members`.
 const MEMBERS_VAR: &str = "SYNCRAFT_MEMBERS";

@@ -144,8 +144,9 @@ impl NodeConfig {
 pub struct Timing {
     /// The core's unit of time; default 10 ms. The others are rounded up to multiples of it.
     pub tick: Duration,
-    /// The time between a leader's heartbeats; default 50 ms. Too large: a few lost heartbeats look
-    /// like a dead leader.
+    /// The time between a leader's heartbeats; default 50 ms. While they have nothing to tell and
+    /// nothing to repair, it is up to twice this, but at most a third of `election_min`, if that is
+    /// more. Too large: a few lost heartbeats look like a dead leader.
     pub heartbeat: Duration,
     /// The shortest election timeout; default 300 ms. Each timeout is drawn between the shortest
     /// and the longest. Too small: pauses of a busy machine cost the leader its term. Too large: it
@@ -202,6 +203,11 @@ impl Timing {
         Ok(())
     }
 
+    /// The time between heartbeats while all members have everything: two of them may be lost.
+    fn rare_heartbeat(&self) -> Duration {
+        self.heartbeat.max((2 * self.heartbeat).min(self.election_min / 3))
+    }
+
     pub(super) fn ticks(&self, time: Duration) -> u32 {
         u32::try_from(time.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
     }
@@ -247,6 +253,7 @@ impl NodeConfig {
             may_configure: cluster_id == 0,
             standing: data_dir.standing(),
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
+            rare_heartbeat_ticks: self.timing.ticks(self.timing.rare_heartbeat()),
             election_ticks_min: self.timing.ticks(self.timing.election_min),
             election_ticks_max: self.timing.ticks(self.timing.election_max),
             lease: self.read_mode == ReadMode::Lease,

@@ -173,8 +173,10 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
-        let (now, has_ticked) = (Instant::now(), arrivals.has_ticked);
-        let events = self.events(arrivals, now, out);
+        let now = Instant::now();
+        let passed_ticks = self.ticker.begin_turn(now);
+        let is_later = passed_ticks > 0 || arrivals.has_ticked;
+        let events = self.events(arrivals, passed_ticks, now, out);
         let effects = self.raft.step(events);
         self.leased.publish(self.raft.lease_end_us(), self.raft.status().commit_index);
         self.carry_out(effects, out);
@@ -183,14 +185,21 @@ impl<S: StateMachine> Driver<S> {
         self.wait_for_answers(out);
         self.publish_status(now);
         self.ticker.end_turn(self.raft.calm_ticks());
-        if has_ticked {
+        if is_later {
             self.publish_progress();
             self.sweep(now, out);
         }
     }
 
-    fn events(&mut self, arrivals: Arrivals<S>, now: Instant, out: &mut Out<'_, S>) -> Vec<Event> {
-        let passed_ticks = self.ticker.begin_turn(arrivals.has_work(), now);
+    /// What has happened since the last turn. `passed_ticks` have passed in the meantime, besides
+    /// the one that may have arrived.
+    fn events(
+        &mut self,
+        arrivals: Arrivals<S>,
+        passed_ticks: u32,
+        now: Instant,
+        out: &mut Out<'_, S>,
+    ) -> Vec<Event> {
         let Arrivals { mut inputs, has_ticked } = arrivals;
         let all_ticks = passed_ticks + u32::from(has_ticked);
         self.found(&inputs, all_ticks, out);
@@ -212,11 +221,11 @@ impl<S: StateMachine> Driver<S> {
             events.extend(self.held_back(true, now, out));
         }
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
-        events.extend(has_ticked.then(|| self.transfer_if_diverged(now)).flatten());
-        events.extend(has_ticked.then(|| self.raise_level(now)).flatten());
-        events.extend(has_ticked.then(|| self.allow_configurations()).flatten());
-        // Behind what keeps leases alive.
-        if has_ticked {
+        if all_ticks > 0 {
+            events.extend(self.transfer_if_diverged(now));
+            events.extend(self.raise_level(now));
+            events.extend(self.allow_configurations());
+            // Behind what keeps leases alive.
             let is_time_due = self.raft.is_time_due();
             events.extend(self.held_back(self.raft.is_any_due_soon(), now, out));
             events.extend(self.tell_time(is_time_due, now));
@@ -287,7 +296,7 @@ impl<S: StateMachine> Driver<S> {
 
     /// The command that was held back until now. `must_go`: something is due soon.
     fn held_back(&mut self, must_go: bool, now: Instant, out: &mut Out<'_, S>) -> Option<Event> {
-        let Proposal { command, deadline, callback } = self.leased.held_back(must_go)?;
+        let Proposal { command, deadline, callback } = self.leased.held_back(must_go, now)?;
         let responder = Responder::new(deadline, callback);
         self.request(Request::Propose { command, responder }, now, out)
     }

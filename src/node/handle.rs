@@ -76,13 +76,14 @@ impl<S: StateMachine> NodeHandle<S> {
         }
     }
 
-    /// At each tick, what `waiting` returns is proposed: a command that has been held back. It is
-    /// told whether something is due soon by the cluster's time, and then is also asked before
-    /// anything gets a stamp. The command comes before that, and before the entry that tells the
-    /// time. The first call counts.
+    /// In each turn since whose last one a tick has passed, and so at least with each heartbeat,
+    /// what `waiting` returns is proposed: a command that has been held back. It is told whether
+    /// something is due soon by the cluster's time, and then is also asked before anything gets a
+    /// stamp. The command comes before that, and before the entry that tells the time. It is also
+    /// told the time of the turn. The first call counts.
     pub(crate) fn at_each_tick(
         &self,
-        waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+        waiting: impl Fn(bool, Instant) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
     ) {
         self.pipeline.at_each_tick(waiting);
     }

@@ -79,15 +79,6 @@ pub(super) struct Arrivals<S: StateMachine> {
     pub(super) has_ticked: bool,
 }
 
-impl<S: StateMachine> Arrivals<S> {
-    /// Whether there is anything but ticks and heartbeats.
-    pub(super) fn has_work(&self) -> bool {
-        self.inputs
-            .iter()
-            .any(|input| !matches!(input, Input::Message(message) if message.body.is_heartbeat()))
-    }
-}
-
 impl<S: StateMachine> Default for Inbox<S> {
     fn default() -> Inbox<S> {
         let inputs = Vec::new();

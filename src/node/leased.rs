@@ -53,7 +53,7 @@ pub(super) struct Leased<S: StateMachine> {
 /// A command that is held back until a tick, or until something gets a stamp: see
 /// [`NodeHandle::at_each_tick`](super::NodeHandle::at_each_tick).
 type HeldBack<S> =
-    Box<dyn Fn(bool) -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;
+    Box<dyn Fn(bool, Instant) -> Option<Proposal<<S as StateMachine>::Outcome>> + Send + Sync>;
 
 pub(super) struct Machine<S> {
     /// None once a change of it has panicked or failed, or the applier has ended.
@@ -136,8 +136,8 @@ impl<S: StateMachine> Leased<S> {
     }
 
     /// The command that is held back until now. `must_go`: something is due soon.
-    pub(super) fn held_back(&self, must_go: bool) -> Option<Proposal<S::Outcome>> {
-        self.held_back.get().and_then(|held_back| held_back(must_go))
+    pub(super) fn held_back(&self, must_go: bool, now: Instant) -> Option<Proposal<S::Outcome>> {
+        self.held_back.get().and_then(|held_back| held_back(must_go, now))
     }
 
     /// From now on `observer` is told of every change.

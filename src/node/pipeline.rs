@@ -25,7 +25,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -80,7 +80,7 @@ impl<S: StateMachine> Pipeline<S> {
 
     pub(super) fn at_each_tick(
         &self,
-        waiting: impl Fn(bool) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
+        waiting: impl Fn(bool, Instant) -> Option<Proposal<S::Outcome>> + Send + Sync + 'static,
     ) {
         self.leased.set_held_back(Box::new(waiting));
     }

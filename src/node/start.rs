@@ -34,7 +34,7 @@ use crate::rpc::Service;
 use crate::storage::{self, DataDir, Recovered, Snapshots, StorageError, Wal, WalOptions};
 
 /// How often a node checks that its data directory is still there.
-const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Threads of the stages' own.
 const STAGES: usize = 3;

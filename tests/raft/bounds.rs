@@ -104,8 +104,10 @@ fn what_is_handed_out_waits_for_the_state_machine() {
 /// connection.
 #[test]
 fn a_configuration_that_cannot_work_is_refused_at_the_start() {
-    let broken: [fn(&mut Config); 6] = [
+    let broken: [fn(&mut Config); 8] = [
         |config| config.heartbeat_ticks = 0,
+        |config| config.rare_heartbeat_ticks = config.heartbeat_ticks - 1,
+        |config| config.rare_heartbeat_ticks = config.election_ticks_min,
         |config| config.election_ticks_min = config.heartbeat_ticks,
         |config| config.election_ticks_max = config.election_ticks_min - 1,
         |config| config.leader_lost_ticks_max = 1,

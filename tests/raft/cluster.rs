@@ -31,6 +31,8 @@ impl Cluster {
     pub(crate) fn with(members: u64, change: impl Fn(&mut Config)) -> Cluster {
         let start = |id| {
             let mut config = config(id, members);
+            // A script says when there is a heartbeat.
+            config.rare_heartbeat_ticks = config.heartbeat_ticks;
             change(&mut config);
             (id, Node::start(config, HardState::default(), None, Vec::new()))
         };

@@ -566,11 +566,11 @@ fn a_member_that_was_removed_is_sent_the_entry_that_says_so() {
     change(&mut node, remove(3));
     commit_all(&mut node, [2, 3]);
     commit_all(&mut node, [2]);
-    let messages = sent(&node.tick(node.config.heartbeat_ticks));
+    let messages = sent(&node.tick(2 * node.config.heartbeat_ticks));
     assert_eq!(recipients(&messages), [2, 3]);
     let mut later = Vec::new();
-    for _ in 0..30 {
-        later = sent(&node.tick(node.config.heartbeat_ticks));
+    for _ in 0..15 {
+        later = sent(&node.tick(2 * node.config.heartbeat_ticks));
         hear(&mut node, [2]);
     }
     assert_eq!(recipients(&later), [2], "not for ever");

@@ -259,6 +259,8 @@ impl Plan {
         let mut config = Config::new(id, list.iter().copied());
         (config.heartbeat_ticks, config.election_ticks_min, config.election_ticks_max) =
             self.limits.ticks;
+        let rare = (2 * config.heartbeat_ticks).min(config.election_ticks_min / 3);
+        config.rare_heartbeat_ticks = rare.max(config.heartbeat_ticks);
         config.append_bytes_max = self.limits.append_bytes_max;
         config.window_messages_max = self.limits.window_messages_max;
         config.window_bytes_max = self.limits.window_bytes_max;

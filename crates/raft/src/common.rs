@@ -105,11 +105,6 @@ impl Persists {
         };
     }
 
-    /// Whether no write is under way.
-    pub(super) fn are_done(&self) -> bool {
-        self.done == self.last
-    }
-
     /// The number of the next write.
     fn begin(&mut self) -> PersistId {
         assert!(self.done <= self.last, "no write is done before it is given out");

@@ -50,6 +50,9 @@ pub struct Config {
     /// Ticks between heartbeats. Default 5. Too few waste packets; it must stay well below the
     /// election timeout.
     pub heartbeat_ticks: u32,
+    /// The same while heartbeats have nothing to tell and nothing to repair: all peers have
+    /// everything, have been told so, and answer. At least `heartbeat_ticks`. Default 10.
+    pub rare_heartbeat_ticks: u32,
     /// The shortest election timeout. Each timeout is drawn from `[min, max]` (Raft §5.2). Default
     /// 30, and 60 for `election_ticks_max`. If they are too small, a short stall costs the leader
     /// its term. If they are too large, the cluster is without a leader for as long when one fails.
@@ -130,6 +133,7 @@ impl Config {
             first_configuration: None,
             may_configure: true,
             heartbeat_ticks: 5,
+            rare_heartbeat_ticks: 10,
             election_ticks_min: 30,
             election_ticks_max: 60,
             leader_lost_ticks_max: 8,
@@ -158,9 +162,10 @@ impl Config {
     pub(super) fn assert_sound(&self) {
         assert!(self.heartbeat_ticks >= 1, "heartbeat_ticks is at least 1");
         assert!(
-            self.heartbeat_ticks < self.election_ticks_min
+            self.heartbeat_ticks <= self.rare_heartbeat_ticks
+                && self.rare_heartbeat_ticks < self.election_ticks_min
                 && self.election_ticks_min <= self.election_ticks_max,
-            "heartbeat_ticks < election_ticks_min <= election_ticks_max"
+            "heartbeat_ticks <= rare_heartbeat_ticks < election_ticks_min <= election_ticks_max"
         );
         assert!(self.leader_lost_ticks_max >= 2, "leader_lost_ticks_max is at least 2");
         assert!(

@@ -166,7 +166,7 @@ impl Leader {
         self.peers.values_mut().for_each(Progress::tick);
         self.part_with_peers(common);
         self.reads.tick();
-        let is_heartbeat_due = self.ticks_since_heartbeat >= common.config.heartbeat_ticks;
+        let is_heartbeat_due = self.ticks_since_heartbeat >= self.heartbeat_ticks(common);
         if self.ticks_since_quorum >= common.config.election_ticks_min {
             self.ticks_since_quorum = 0;
             if !self.take_quorum_heard(common) {
@@ -185,6 +185,17 @@ impl Leader {
             self.beat(common);
         }
         true
+    }
+
+    /// The time between heartbeats, as it is now.
+    fn heartbeat_ticks(&self, common: &Common) -> u32 {
+        let Config { heartbeat_ticks, rare_heartbeat_ticks, .. } = common.config;
+        let last_index = common.log.last_index();
+        let is_settled = |peer: &Progress| peer.is_settled(last_index, rare_heartbeat_ticks);
+        match self.peers.values().all(is_settled) {
+            true => rare_heartbeat_ticks,
+            false => heartbeat_ticks,
+        }
     }
 
     /// The regular heartbeat, which also repairs lost messages.
@@ -214,8 +225,9 @@ impl Leader {
             self.lease.sent(round, now_us);
         }
         let (term, commit_index) = (common.current_term(), common.commit_index());
-        for (&to, peer) in &self.peers {
+        for (&to, peer) in &mut self.peers {
             let leader_commit = commit_index.min(peer.match_index());
+            peer.told_commit(leader_commit);
             let heartbeat = Request::Heartbeat(Heartbeat { leader_commit, round });
             common.effects.push(Effect::Send(common.request(to, term, heartbeat)));
         }
@@ -340,10 +352,15 @@ impl Leader {
 
     /// See [`Raft::calm_ticks`](super::Raft::calm_ticks).
     pub(super) fn calm_ticks(&self, common: &Common) -> u32 {
-        let is_waited_for = self.holds_reads() || self.transfer.is_some() || self.is_leaving;
+        let last_index = common.log.last_index();
+        let is_waited_for = self.holds_reads()
+            || self.transfer.is_some()
+            || self.is_leaving
+            || common.applied_index < self.noop_index
+            || self.peers.values().any(|peer| peer.is_gathering(&common.config, last_index));
         match is_waited_for || self.is_any_due_soon(common) {
             true => 0,
-            false => common.config.heartbeat_ticks.saturating_sub(self.ticks_since_heartbeat),
+            false => self.heartbeat_ticks(common).saturating_sub(self.ticks_since_heartbeat).max(1),
         }
     }
 

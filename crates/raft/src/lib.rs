@@ -459,13 +459,13 @@ impl Raft {
 
     /// For how many ticks, from now on, ticks have nothing to do but to count: it does not matter if
     /// so many come at once. 0 if there is something that waits for the next one. A leader is calm
-    /// until its next heartbeat while it holds no reads, does not hand over, and nothing is due soon
-    /// by the cluster's time; a follower until half of the shortest election timeout has passed
-    /// without a word from its leader, but not for long: with its ticks, the shell does what it does
-    /// now and then. All writes are durable.
+    /// until its next heartbeat while it holds no reads, gathers no entries for a peer, does not
+    /// hand over, and nothing is due soon by the cluster's time; a follower until half of the
+    /// shortest election timeout has passed without a word from its leader, but not for long: with
+    /// its ticks, the shell does what it does now and then.
     pub fn calm_ticks(&self) -> u32 {
         let common = &self.common;
-        if self.joining.is_some() || !common.persists.are_done() {
+        if self.joining.is_some() {
             return 0;
         }
         match &self.role {

@@ -236,13 +236,6 @@ pub struct JoinReply {
     pub is_removed: bool,
 }
 
-impl Body {
-    /// Whether this is a heartbeat or the answer to one: what members exchange when nothing happens.
-    pub fn is_heartbeat(&self) -> bool {
-        matches!(self, Body::Request(Request::Heartbeat(_)) | Body::Reply(Reply::Heartbeat(_)))
-    }
-}
-
 impl Request {
     /// Whether only the leader of the message's term can have sent this.
     pub fn is_from_leader(&self) -> bool {

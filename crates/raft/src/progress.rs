@@ -56,6 +56,8 @@ pub(super) struct Progress {
     has_gathered: bool,
     /// The last round of heartbeats that the peer answered.
     pub(super) acked_round: u64,
+    /// What the last heartbeat said is committed.
+    told_commit: Index,
     /// The end of the peer's promise to help nobody else to become leader, by the leader's clock.
     pub(super) promise_end_us: u64,
     /// Whether the peer says that its disk takes writes.
@@ -114,6 +116,7 @@ impl Progress {
             mode: Mode::Probe { is_waiting: false },
             has_gathered: false,
             acked_round: 0,
+            told_commit: Index::ZERO,
             promise_end_us: 0,
             can_write: true,
             // Each peer has one election timeout to answer a new leader.
@@ -169,6 +172,26 @@ impl Progress {
                 has_room && (is_due || is_full())
             }
         }
+    }
+
+    /// Whether entries, of those up to `last_index`, are held back until the next tick.
+    pub(super) fn is_gathering(&self, config: &Config, last_index: Index) -> bool {
+        let is_any_unsent = self.next_index <= last_index;
+        is_any_unsent && !self.has_gathered && !self.may_send(config, || false)
+    }
+
+    /// A heartbeat leaves, and says that the entries up to `commit_index` are committed.
+    pub(super) fn told_commit(&mut self, commit_index: Index) {
+        self.told_commit = commit_index;
+    }
+
+    /// Whether the peer has all entries, up to `last_index`, has been told that they are committed,
+    /// and was heard within so many ticks.
+    pub(super) fn is_settled(&self, last_index: Index, heard_ticks: u32) -> bool {
+        self.match_index == last_index
+            && self.told_commit == last_index
+            && self.silent_ticks <= heard_ticks
+            && !self.is_lost
     }
 
     /// A tick has passed, so entries have gathered for long enough.

@@ -29,6 +29,8 @@ use super::wire::{Lines, Session};
 const FIRST_ID: u64 = 0x62_65_6e_63_68_00_00_00;
 /// Grants that are under way at a time.
 const GRANTS: usize = 64;
+/// How many calls may be under way. The members let keep-alives that are many wait for each other.
+const CALLS_MAX: usize = 4_096;
 /// How often a lease is kept alive within its time to live.
 const KEEP_ALIVES: u32 = 3;
 /// The shortest time between two keep-alives of a lease.
@@ -42,7 +44,7 @@ pub(super) fn run(
     connections: usize,
     timeout: Duration,
 ) -> Result<Measured, Failure> {
-    let lines = Lines::new(addr, args.clients.max(GRANTS), connections);
+    let lines = Lines::new(addr, args.clients.max(CALLS_MAX), connections);
     let deadline = Instant::now() + timeout;
     lines.lines.iter().try_for_each(|line| check_line(line, deadline))?;
     if !args.no_fill {

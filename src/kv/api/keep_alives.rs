@@ -1,15 +1,15 @@
 //! [`KeepAlives`]: requests to keep leases alive that become one entry of the log together.
 //!
 //! Requests wait from when they are queued until [`Api::run_pending`](super::Api), which the
-//! services call when they have read all that has arrived. Then they go at once if no others have
-//! gone for [`PAUSE_TICKS`], and all of those have an outcome. Otherwise they go with the tick that
-//! ends this pause. So ten thousand clients that keep a lease each make about twenty entries a
-//! second, and one that is alone waits for nobody. When leases are about to end, what waits goes
-//! first: with the next tick, or before the next command that has a stamp. A batch is full before
-//! it is over the limit of one command, and then goes at once, so what waits has a bound.
+//! services call when they have read all that has arrived. Then they go at once if few have gone
+//! lately ([`FEW`] within a [`PAUSE`]). Otherwise they go with the first tick after this pause, when
+//! all that have gone have an outcome. So ten thousand clients that keep a lease each make about ten
+//! entries a second, and those who are few wait for nobody. When leases are about to end, what waits
+//! goes first: with the next tick, or before the next command that has a stamp. A batch is full
+//! before it is over the limit of one command, and then goes at once, so what waits has a bound.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -17,11 +17,16 @@ use super::{ApiError, KeptAlive};
 use crate::kv::model::LeaseId;
 use crate::kv::{Change, Command, KEEP_ALIVE_IDS_MAX, Outcome, Store};
 use crate::node::{NodeHandle, Proposal, RequestError};
+use crate::raft::RoleName;
 
-/// How long those that come after an entry wait for others: 50 ms at the default of 10 ms a tick.
-/// It costs nobody a lease, because nobody waits while leases are about to end. The clock does not
-/// sleep before the pause is over (`QUIET_TICKS` in `node/ticker.rs`).
-const PAUSE_TICKS: u32 = 5;
+/// How long many requests wait for others, besides the time to the next tick. A leader that is calm
+/// ticks with its heartbeats, so what waits goes with the second one. It costs nobody a lease, because
+/// nobody waits while leases are about to end.
+const PAUSE: Duration = Duration::from_millis(60);
+
+/// So many requests go within a [`PAUSE`] before others wait. A client that keeps one lease after
+/// another alive, and so waits for each answer, must not take a pause for each.
+const FEW: usize = 4;
 
 type Callback = Box<dyn FnOnce(Result<KeptAlive, ApiError>) + Send>;
 
@@ -39,10 +44,12 @@ pub(super) struct KeepAlives(Arc<Mutex<Gathering>>);
 #[derive(Default)]
 struct Gathering {
     batch: Batch,
-    /// An entry has no outcome yet.
-    is_under_way: bool,
-    /// For how many ticks what comes has to wait, because an entry was proposed a moment ago.
-    pause_ticks: u32,
+    /// How many entries have no outcome yet.
+    under_way: usize,
+    /// How many requests have gone since the pause began, ...
+    gone: usize,
+    /// ... which ends then. `None`: none has gone yet.
+    pause_end: Option<Instant>,
 }
 
 /// Requests that go together.
@@ -65,12 +72,16 @@ impl KeepAlives {
         full
     }
 
-    /// Queues a command for what waits, if it may go at once.
+    /// Queues a command for what waits, if it may go at once. Who does not lead refuses it, and
+    /// keeps nobody waiting for that.
     pub(super) fn propose(&self, node: &NodeHandle<Store>) {
         let batch = {
             let mut gathering = self.0.lock();
-            let may_go = !gathering.is_under_way && gathering.pause_ticks == 0;
-            may_go.then(|| gathering.take()).flatten()
+            if gathering.batch.waiting.is_empty() {
+                return;
+            }
+            let is_leader = node.status().role.role == RoleName::Leader;
+            gathering.take_if_due(!is_leader, Instant::now())
         };
         if let Some(batch) = batch {
             batch.propose(node, self.end());
@@ -79,30 +90,32 @@ impl KeepAlives {
 
     /// A tick has passed, or something is about to get a stamp: a command for what waits.
     /// `must_go`: although another one is under way, because leases are about to end.
-    pub(super) fn tick(&self, must_go: bool) -> Option<Proposal<Outcome>> {
-        let batch = {
-            let mut gathering = self.0.lock();
-            gathering.pause_ticks = gathering.pause_ticks.saturating_sub(1);
-            let may_go = must_go || !gathering.is_under_way && gathering.pause_ticks == 0;
-            may_go.then(|| gathering.take()).flatten()
-        };
+    pub(super) fn tick(&self, must_go: bool, now: Instant) -> Option<Proposal<Outcome>> {
+        let batch = self.0.lock().take_if_due(must_go, now);
         batch?.proposal(self.end())
     }
 
     /// What is to be done when a command has an outcome.
     fn end(&self) -> impl FnOnce() + Send + 'static {
         let gathering = self.clone();
-        move || gathering.0.lock().is_under_way = false
+        move || gathering.0.lock().under_way -= 1
     }
 }
 
 impl Gathering {
-    /// Takes what waits, if anything does. Then it is under way.
-    fn take(&mut self) -> Option<Batch> {
+    /// Takes what waits, if anything does and may go now. Then it is under way.
+    fn take_if_due(&mut self, must_go: bool, now: Instant) -> Option<Batch> {
         if self.batch.waiting.is_empty() {
             return None;
         }
-        (self.is_under_way, self.pause_ticks) = (true, PAUSE_TICKS);
+        if self.under_way == 0 && self.pause_end.is_none_or(|end| now >= end) {
+            (self.gone, self.pause_end) = (0, Some(now + PAUSE));
+        }
+        if self.gone >= FEW && !must_go {
+            return None;
+        }
+        self.gone += self.batch.waiting.len();
+        self.under_way += 1;
         Some(std::mem::take(&mut self.batch))
     }
 }
@@ -154,7 +167,7 @@ mod tests {
     #[test]
     fn what_arrives_together_goes_together_up_to_the_limit() {
         let waiting = KeepAlives::default();
-        let take = || waiting.0.lock().take();
+        let take = || waiting.0.lock().take_if_due(true, Instant::now());
         assert!(take().is_none());
         assert!(waiting.push(request(KEEP_ALIVE_IDS_MAX - 1)).is_none());
         assert!(waiting.push(request(1)).is_none());
@@ -165,23 +178,42 @@ mod tests {
         assert!(take().is_none());
     }
 
+    /// Pushes so many requests. Whether they go now.
+    fn go(waiting: &KeepAlives, requests: usize, now: Instant) -> bool {
+        (0..requests).for_each(|_| assert!(waiting.push(request(1)).is_none()));
+        let proposal = waiting.tick(false, now);
+        proposal.map(|it| (it.callback)(Err(RequestError::Busy))).is_some()
+    }
+
     #[test]
-    fn what_waits_goes_with_a_tick_and_before_leases_end() {
-        let waiting = KeepAlives::default();
-        assert!(waiting.tick(false).is_none(), "nothing waits");
+    fn few_go_at_once_and_many_wait_for_the_end_of_the_pause() {
+        let (waiting, begun) = (KeepAlives::default(), Instant::now());
+        for n in 0..FEW {
+            assert!(go(&waiting, 1, begun), "{n}");
+        }
+        assert!(!go(&waiting, 1, begun), "so many have gone");
+        assert!(!go(&waiting, 1, begun + PAUSE - Duration::from_millis(1)));
+        assert!(go(&waiting, FEW, begun + PAUSE));
+        assert!(!go(&waiting, 1, begun + PAUSE), "they have gone together");
+        assert!(go(&waiting, 0, begun + 2 * PAUSE));
+        assert!(go(&waiting, 1, begun + 2 * PAUSE), "few have gone in this pause");
+    }
+
+    #[test]
+    fn many_wait_for_the_outcome_of_those_before_unless_leases_are_about_to_end() {
+        let (waiting, begun) = (KeepAlives::default(), Instant::now());
+        let later = begun + PAUSE;
+        assert!(waiting.tick(true, begun).is_none(), "nothing waits");
+        (0..FEW).for_each(|_| assert!(waiting.push(request(1)).is_none()));
+        let first = waiting.tick(false, begun).expect("nothing has gone before");
         waiting.push(request(1));
-        let first = waiting.tick(false).expect("one waits");
-        waiting.push(request(2));
-        assert!(waiting.tick(false).is_none(), "the first one has no outcome yet");
-        let second = waiting.tick(true).expect("its lease is about to end");
-        assert!(waiting.tick(true).is_none());
-        waiting.push(request(3));
-        for Proposal { callback, .. } in [first, second] {
-            callback(Err(RequestError::Busy));
-        }
-        for _ in 2..PAUSE_TICKS {
-            assert!(waiting.tick(false).is_none(), "others may come");
-        }
-        assert!(waiting.tick(false).is_some(), "the pause is over");
+        assert!(waiting.tick(false, later).is_none(), "the first ones have no outcome yet");
+        let second = waiting.tick(true, later).expect("its lease is about to end");
+        assert!(waiting.tick(true, later).is_none());
+        waiting.push(request(1));
+        (first.callback)(Err(RequestError::Busy));
+        assert!(waiting.tick(false, later).is_none(), "the second one has no outcome yet");
+        (second.callback)(Err(RequestError::Busy));
+        assert!(waiting.tick(false, later).is_some());
     }
 }

@@ -115,7 +115,7 @@ impl Api {
         let hub = watch::hub(&node, &readers);
         let keep_alives = KeepAlives::default();
         let waiting = keep_alives.clone();
-        node.at_each_tick(move |is_any_due_soon| waiting.tick(is_any_due_soon));
+        node.at_each_tick(move |is_any_due_soon, now| waiting.tick(is_any_due_soon, now));
         let shared = Shared { node, readers, scans, backups, hub, keep_alives };
         Api { shared: Arc::new(shared) }
     }

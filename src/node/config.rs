@@ -145,8 +145,8 @@ pub struct Timing {
     /// The core's unit of time; default 10 ms. The others are rounded up to multiples of it.
     pub tick: Duration,
     /// The time between a leader's heartbeats; default 50 ms. While they have nothing to tell and
-    /// nothing to repair, it is up to twice this, but at most a third of `election_min`, if that is
-    /// more. Too large: a few lost heartbeats look like a dead leader.
+    /// nothing to repair, it is twice this or a third of `election_min`, whichever is less, but
+    /// never less than this. Too large: a few lost heartbeats look like a dead leader.
     pub heartbeat: Duration,
     /// The shortest election timeout; default 300 ms. Each timeout is drawn between the shortest
     /// and the longest. Too small: pauses of a busy machine cost the leader its term. Too large: it
@@ -203,7 +203,8 @@ impl Timing {
         Ok(())
     }
 
-    /// The time between heartbeats while all members have everything: two of them may be lost.
+    /// The time between heartbeats while all members have everything. One may be late, or the next
+    /// one, without an election.
     fn rare_heartbeat(&self) -> Duration {
         self.heartbeat.max((2 * self.heartbeat).min(self.election_min / 3))
     }

@@ -25,11 +25,11 @@ use super::requests::Requests;
 use super::shared::{NodeFailure, Shared};
 use super::stage::{Sink, Worker};
 use super::state_machine::StateMachine;
-use super::ticker::Ticker;
+use super::ticker::{Passed, Ticker};
 use crate::clock;
 use crate::raft::{
-    Configured, Effect, Event, Index, MemberId, Raft, RequestId, RoleChange, RoleName, Standing,
-    Status,
+    AppliedTime, Configured, Effect, Event, Index, MemberId, Raft, RequestId, RoleChange, RoleName,
+    Standing, Status,
 };
 use crate::rpc::Cork;
 use crate::storage::Snapshot;
@@ -174,9 +174,8 @@ impl<S: StateMachine> Driver<S> {
 
     fn step(&mut self, arrivals: Arrivals<S>, out: &mut Out<'_, S>) {
         let now = Instant::now();
-        let passed_ticks = self.ticker.begin_turn(now);
-        let is_later = passed_ticks > 0 || arrivals.has_ticked;
-        let events = self.events(arrivals, passed_ticks, now, out);
+        let passed = self.ticker.begin_turn(arrivals.has_ticked, now);
+        let events = self.events(arrivals.inputs, passed, now, out);
         let effects = self.raft.step(events);
         self.leased.publish(self.raft.lease_end_us(), self.raft.status().commit_index);
         self.carry_out(effects, out);
@@ -185,66 +184,66 @@ impl<S: StateMachine> Driver<S> {
         self.wait_for_answers(out);
         self.publish_status(now);
         self.ticker.end_turn(self.raft.calm_ticks());
-        if is_later {
+        if passed.ticks() > 0 {
             self.publish_progress();
             self.sweep(now, out);
         }
     }
 
-    /// What has happened since the last turn. `passed_ticks` have passed in the meantime, besides
-    /// the one that may have arrived.
+    /// What has happened since the last turn.
     fn events(
         &mut self,
-        arrivals: Arrivals<S>,
-        passed_ticks: u32,
+        mut inputs: Vec<Input<S>>,
+        passed: Passed,
         now: Instant,
         out: &mut Out<'_, S>,
     ) -> Vec<Event> {
-        let Arrivals { mut inputs, has_ticked } = arrivals;
-        let all_ticks = passed_ticks + u32::from(has_ticked);
-        self.found(&inputs, all_ticks, out);
-        self.ticks_since_sweep += all_ticks;
+        self.found(&inputs, passed.ticks(), out);
+        self.ticks_since_sweep += passed.ticks();
         let mut events = Vec::with_capacity(inputs.len() + 4);
         // The clock is read after the reads of this turn have arrived: a lease that is valid now is
         // valid for them.
-        events.push(Event::Clock(clock::boot_time().as_micros() as u64));
-        events.extend(self.applied());
+        let clock_us = clock::boot_time().as_micros() as u64;
+        events.push(Event::Clock(clock_us));
+        let (time, applied) = self.applied();
+        events.extend(time.map(|(time, is_anew)| Event::AppliedTime { time, is_anew }));
+        events.extend(applied.map(Event::Applied));
         events.push(self.unanswered());
         // What has arrived came after these.
-        events.extend((0..passed_ticks).map(|_| Event::Tick));
+        events.extend((0..passed.before).map(|_| Event::Tick));
         if !self.held.is_empty() {
             inputs.splice(..0, std::mem::take(&mut self.held).into_iter().map(Input::Request));
         }
         // A stamp may end leases. So what keeps them alive goes first, also what is held back.
-        if self.raft.is_any_due_soon() && inputs.iter().any(Input::ends_what_is_due) {
+        let is_any_due_soon = self.raft.is_any_due_soon(clock_us, time.map(|(time, _)| time));
+        if is_any_due_soon && inputs.iter().any(Input::ends_what_is_due) {
             put_keep_alives_first(&mut inputs);
             events.extend(self.held_back(true, now, out));
         }
         events.extend(inputs.into_iter().filter_map(|input| self.event(input, now, out)));
-        if all_ticks > 0 {
+        if passed.ticks() > 0 {
             events.extend(self.transfer_if_diverged(now));
             events.extend(self.raise_level(now));
             events.extend(self.allow_configurations());
             // Behind what keeps leases alive.
             let is_time_due = self.raft.is_time_due();
-            events.extend(self.held_back(self.raft.is_any_due_soon(), now, out));
+            events.extend(self.held_back(is_any_due_soon, now, out));
             events.extend(self.tell_time(is_time_due, now));
         }
         // The last one, so that a leader's message that has arrived counts before it.
-        events.extend(has_ticked.then_some(Event::Tick));
+        events.extend(passed.is_one_behind.then_some(Event::Tick));
         events.extend(self.requests.refresh(now));
         events
     }
 
-    /// How far the state machine has come since the last turn. No thread wakes the core for it: the
-    /// next tick is soon enough.
-    fn applied(&mut self) -> impl Iterator<Item = Event> + use<S> {
+    /// How far the state machine has come since the last turn: what it says of the time, and whether
+    /// it does so anew, and the last entry that it has applied. No thread wakes the core for these:
+    /// the next turn is soon enough.
+    fn applied(&mut self) -> (Option<(AppliedTime, bool)>, Option<Index>) {
         // The index is read first, because the time is published first.
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));
         let is_news = applied > std::mem::replace(&mut self.applied_index, applied);
-        let time = self.shared.take_time_news();
-        let time = time.map(|(time, is_anew)| Event::AppliedTime { time, is_anew });
-        time.into_iter().chain(is_news.then_some(Event::Applied(applied)))
+        (self.shared.take_time_news(), is_news.then_some(applied))
     }
 
     /// How many reads the applier has still to answer.
@@ -271,7 +270,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// A leader raises the feature level when all members know a higher one. If the state machine
-    /// is busy, the next tick is soon enough.
+    /// is busy, a later turn is soon enough.
     fn raise_level(&mut self, now: Instant) -> Option<Event> {
         if !self.was_leader {
             return None;

@@ -76,8 +76,8 @@ impl<S: StateMachine> NodeHandle<S> {
         }
     }
 
-    /// In each turn since whose last one a tick has passed, and so at least with each heartbeat,
-    /// what `waiting` returns is proposed: a command that has been held back. It is told whether
+    /// In each turn before which a tick has passed, and so at least with each heartbeat, what
+    /// `waiting` returns is proposed: a command that has been held back. It is told whether
     /// something is due soon by the cluster's time, and then is also asked before anything gets a
     /// stamp. The command comes before that, and before the entry that tells the time. It is also
     /// told the time of the turn. The first call counts.
@@ -219,7 +219,7 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.members.wait(deadline, is_wanted)
     }
 
-    /// If this member leads: how far each other member is, at most a tick ago. Otherwise empty.
+    /// If this member leads: how far each other member is, as of the last heartbeat or later. Otherwise empty.
     pub fn progress(&self) -> BTreeMap<MemberId, PeerProgress> {
         self.shared.members.progress()
     }

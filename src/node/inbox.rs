@@ -3,8 +3,7 @@
 //!
 //! Bounds: requests of clients by count and bytes, messages of peers by count. Past a bound the
 //! caller is told at once. What the member's own threads report is bounded by the work that they
-//! have. At most one tick waits: a member that got no processor time must not take many ticks at
-//! once for a silent leader.
+//! have. That a tick is due is said once: `ticker` says how many have passed.
 
 use super::changes::{ChangeCallback, ChangeError};
 use super::request::{Request, RequestError};

@@ -8,8 +8,8 @@
 //! is not connected is dropped, and the core is told.
 //!
 //! A connection can also die without closing, for example when a firewall restarts, forgets it, and
-//! drops its packets. So a connection that has been silent for two election timeouts is given up
-//! and made anew. The core is not told of this as of a close: a follower whose own connection to
+//! drops its packets. So a connection that has been silent for two election timeouts, or for four
+//! while nothing waits for an answer, is given up and made anew. The core is not told of this as of a close: a follower whose own connection to
 //! the leader has died may still hear the leader's heartbeats. If it does not, its election timeout
 //! notices.
 
@@ -41,7 +41,7 @@ const ORDERS_MAX: usize = 4;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether there is still a connection that has stood for as long: if it is
 /// lost, its channel says so. (A peer that is full refuses it without a word to the core.)
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a call that carries no entries.

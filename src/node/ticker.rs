@@ -1,66 +1,87 @@
-//! The clock of the core: a thread that tells the core of ticks.
+//! The clock of the core: a thread that has the core step when a tick is due.
 //!
 //! To wake a thread costs more than what most ticks do. So while the core is
 //! [calm](crate::raft::Raft::calm_ticks), the thread sleeps: a leader's until the next heartbeat is
-//! due, a follower's for longer. Whoever runs a turn meanwhile tells the core of the ticks that have
-//! passed, and may put off when the thread wakes: a heartbeat does so for a follower. All other
-//! times stay as they are without a sleep:
+//! due, a follower's for longer. Turns count the ticks that have passed, whatever they were begun
+//! for, and may put off when the thread wakes: a heartbeat does so for a follower. Nothing else
+//! changes by that:
 //!
 //! - The core is told of all the ticks that have passed, and of none before its time: promises of
 //!   leases are counted in ticks, from the heartbeat that asks for them. A turn begins with the
 //!   ticks that have passed by then ([`Ticker::begin_turn`]). Of those until the thread is to wake,
-//!   only the last one comes behind what has arrived.
+//!   only the last one comes behind what has arrived, in the turn that the thread asks for.
 //! - Late ticks are dropped, beyond those for which the thread meant to sleep. A member that got no
 //!   processor time must not take many ticks at once for a silent leader.
-//! - After a turn that leaves the core not calm, the thread tells of the next [`NEEDED_TICKS`] ticks
-//!   one by one. A core that is not calm now and then does not wake it for each.
+//! - After a turn that leaves the core not calm, the thread asks for a turn at each of the next
+//!   [`NEEDED_TICKS`] ticks. A core that is not calm now and then does not wake it for each.
 
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::Mutex;
 
-/// How many ticks the thread tells of by itself once it is needed.
+/// For how many ticks the thread asks for a turn each once it is needed.
 const NEEDED_TICKS: u32 = 2;
 
 pub(super) struct Ticker {
+    tick: Duration,
     count: Mutex<Count>,
     to_sleeper: Sender<()>,
     wakes: Receiver<()>,
+}
+
+/// The ticks that a turn tells the core of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// They come before what has arrived.
+    pub(super) before: u32,
+    /// One more comes behind it.
+    pub(super) is_one_behind: bool,
+}
+
+impl Passed {
+    pub(super) fn ticks(self) -> u32 {
+        self.before + u32::from(self.is_one_behind)
+    }
 }
 
 /// What the core has been told of, and what is to come.
 #[derive(Debug)]
 struct Count {
     tick: Duration,
-    /// When the last tick was over that counts as told.
+    /// When the last tick was over that the core was told of.
     told_at: Instant,
-    /// After so many more ticks, at least 1, the thread wakes. It tells of the last of these, the
-    /// turns before that of the others.
+    /// After so many more ticks, at least 1, the thread wakes.
     ahead: u32,
-    /// Ticks that passed before the one of which the thread has told. They come first.
-    owed: u32,
-    /// For how many more ticks the thread sleeps for one at a time.
+    /// For how many more ticks the thread wakes for each.
     needed: u32,
 }
 
 impl Count {
     fn new(tick: Duration, now: Instant) -> Count {
-        Count { tick, told_at: now, ahead: 1, owed: 0, needed: 0 }
+        Count { tick, told_at: now, ahead: 1, needed: 0 }
     }
 
-    /// The ticks that a turn at this moment begins with.
-    fn begin_turn(&mut self, now: Instant) -> u32 {
-        let passed = now.saturating_duration_since(self.told_at).as_nanos() / self.tick.as_nanos();
-        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        let ticks = passed.min(self.ahead - 1);
-        self.count(ticks);
-        self.told_at = match passed > ticks {
-            // One is due, and more are not made up for.
-            true => now - self.tick,
-            false => self.told_at + self.tick * ticks,
+    /// A turn begins. `is_asked_for`: the thread has asked for it, or for one before.
+    fn begin_turn(&mut self, is_asked_for: bool, now: Instant) -> Passed {
+        let all = now.saturating_duration_since(self.told_at).as_nanos() / self.tick.as_nanos();
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
+        let is_one_behind = is_asked_for && all > 0;
+        let before = match is_one_behind {
+            true => all.min(self.ahead) - 1,
+            false => all.min(self.ahead - 1),
         };
-        std::mem::take(&mut self.owed) + ticks
+        let passed = Passed { before, is_one_behind };
+        let ticks = passed.ticks();
+        self.ahead = self.ahead.saturating_sub(ticks).max(1);
+        self.needed = self.needed.saturating_sub(ticks);
+        self.told_at = match (all > ticks, is_one_behind) {
+            (false, _) => self.told_at + self.tick * ticks,
+            // The others are dropped, but for the one that the thread is about to ask for.
+            (true, true) => now,
+            (true, false) => now - self.tick,
+        };
+        passed
     }
 
     /// A turn has ended. Returns whether the thread has to wake earlier than it meant to.
@@ -76,33 +97,21 @@ impl Count {
     fn due(&self) -> Instant {
         self.told_at + self.tick * self.ahead
     }
-
-    /// The thread tells of a tick.
-    fn tell(&mut self, now: Instant) {
-        let before = self.ahead - 1;
-        self.count(before + 1);
-        self.owed += before;
-        (self.told_at, self.ahead) = (now, 1);
-    }
-
-    fn count(&mut self, ticks: u32) {
-        self.ahead = self.ahead.saturating_sub(ticks);
-        self.needed = self.needed.saturating_sub(ticks);
-    }
 }
 
 impl Ticker {
     pub(super) fn new(tick: Duration) -> Ticker {
         let (to_sleeper, wakes) = bounded(1);
-        Ticker { count: Mutex::new(Count::new(tick, Instant::now())), to_sleeper, wakes }
+        let count = Mutex::new(Count::new(tick, Instant::now()));
+        Ticker { tick, count, to_sleeper, wakes }
     }
 
-    /// The core begins a turn. Returns how many ticks it is told of before that.
-    pub(super) fn begin_turn(&self, now: Instant) -> u32 {
-        self.count.lock().begin_turn(now)
+    /// The core begins a turn. `is_asked_for`: [`run`](Ticker::run) has asked for it.
+    pub(super) fn begin_turn(&self, is_asked_for: bool, now: Instant) -> Passed {
+        self.count.lock().begin_turn(is_asked_for, now)
     }
 
-    /// The core has ended a turn, and waits for nothing for so many ticks.
+    /// The core has ended a turn, and is calm for so many ticks.
     pub(super) fn end_turn(&self, calm_ticks: u32) {
         if self.count.lock().end_turn(calm_ticks) {
             // If it is full, the thread looks anyway.
@@ -110,29 +119,25 @@ impl Ticker {
         }
     }
 
-    /// Calls `tell` when the core is to be told of a tick, until there is nobody left to stop it.
-    pub(super) fn run(&self, stopped: &Receiver<()>, tell: impl Fn()) {
+    /// Calls `ask` when the core is to have a turn because of a tick, and again after each further
+    /// tick until it has had it. Returns when there is nobody left to stop it.
+    pub(super) fn run(&self, stopped: &Receiver<()>, ask: impl Fn()) {
+        let mut not_before = None;
         loop {
             let due = self.count.lock().due();
-            let is_due = select! {
+            let due = not_before.map_or(due, |at| due.max(at));
+            select! {
                 recv(stopped) -> _ => return,
-                recv(self.wakes) -> _ => false,
-                default(due.saturating_duration_since(Instant::now())) => self.take_due(),
-            };
-            if is_due {
-                tell();
+                recv(self.wakes) -> _ => {}
+                default(due.saturating_duration_since(Instant::now())) => {}
+            }
+            // A turn may have put it off.
+            let (due, now) = (self.count.lock().due(), Instant::now());
+            if now >= due && not_before.is_none_or(|at| now >= at) {
+                not_before = Some(now + self.tick);
+                ask();
             }
         }
-    }
-
-    /// Whether the thread has a tick to tell of. A turn may have put it off.
-    fn take_due(&self) -> bool {
-        let (mut count, now) = (self.count.lock(), Instant::now());
-        let is_due = now >= count.due();
-        if is_due {
-            count.tell(now);
-        }
-        is_due
     }
 }
 
@@ -152,42 +157,60 @@ mod tests {
         (count, now)
     }
 
+    fn before(before: u32) -> Passed {
+        Passed { before, is_one_behind: false }
+    }
+
+    fn one_behind(before: u32) -> Passed {
+        Passed { before, is_one_behind: true }
+    }
+
     #[test]
     fn turns_tell_of_each_tick_once_and_of_none_before_its_time() {
         let (mut count, begun) = asleep(5);
-        let mut at = |ms| count.begin_turn(begun + Duration::from_millis(ms));
+        let mut at = |ms| count.begin_turn(false, begun + Duration::from_millis(ms)).ticks();
         assert_eq!([at(9), at(10), at(29), at(29)], [0, 1, 1, 0]);
         assert_eq!(at(49), 2);
-        assert_eq!([at(50), at(59)], [0, 0], "the thread tells of the last one");
+        assert_eq!([at(50), at(59)], [0, 0], "the thread asks for a turn for the last one");
+        // The thread has asked, but a turn of before has put the next tick off.
+        let (mut count, begun) = asleep(5);
+        assert_eq!(count.begin_turn(true, begun + TICK / 2), before(0));
     }
 
     #[test]
     fn a_late_member_is_told_of_no_more_than_a_sleep() {
         let (mut count, begun) = asleep(5);
         let late = begun + TICK * 100;
-        assert_eq!(count.begin_turn(late), 4);
+        assert_eq!(count.begin_turn(false, late), before(4));
         assert!(!count.end_turn(5));
-        assert_eq!(count.begin_turn(late), 1, "that for which the thread was to wake");
+        assert_eq!(count.begin_turn(false, late), before(1), "the one that is asked for");
         assert!(!count.end_turn(5));
-        assert_eq!(count.begin_turn(late), 0);
-        assert_eq!(count.begin_turn(late + TICK), 1);
+        assert_eq!(count.begin_turn(false, late), before(0));
+        assert_eq!(count.begin_turn(false, late + TICK), before(1));
+        let (mut count, begun) = asleep(5);
+        let late = begun + TICK * 100;
+        assert_eq!(count.begin_turn(true, late), one_behind(4));
+        assert!(!count.end_turn(5));
+        assert_eq!(count.begin_turn(true, late), before(0));
     }
 
     /// A heartbeat that comes between the end of a sleep and its tick must not be followed by ticks
-    /// that have passed before it: the promise that it asks for would end early.
+    /// that have passed before it: the promise that it asks for would end early. At most one is
+    /// behind it, and the next one ends a tick later.
     #[test]
     fn what_has_passed_in_a_sleep_comes_before_what_arrives_at_its_end() {
-        let (mut count, begun) = asleep(5);
-        let end = begun + TICK * 100;
-        count.tell(end);
-        assert_eq!(count.begin_turn(end), 4, "all but the one that the thread tells of");
-        assert_eq!(count.begin_turn(end), 0);
-        assert_eq!(count.due(), end + TICK);
+        for late in [5, 6, 100] {
+            let (mut count, begun) = asleep(5);
+            let end = begun + TICK * late;
+            assert_eq!(count.begin_turn(true, end), one_behind(4), "{late}");
+            let soon = end + TICK - Duration::from_nanos(1);
+            assert_eq!(count.begin_turn(true, soon), before(0), "{late}");
+            assert_eq!(count.due(), end + TICK, "{late}");
+        }
         // A turn has taken some of them.
         let (mut count, begun) = asleep(5);
-        assert_eq!(count.begin_turn(begun + TICK * 3), 3);
-        count.tell(begun + TICK * 5);
-        assert_eq!(count.begin_turn(begun + TICK * 5), 1);
+        assert_eq!(count.begin_turn(false, begun + TICK * 3), before(3));
+        assert_eq!(count.begin_turn(true, begun + TICK * 5), one_behind(1));
     }
 
     #[test]
@@ -195,7 +218,7 @@ mod tests {
         let (mut count, begun) = asleep(5);
         assert_eq!(count.due(), begun + TICK * 5);
         let turn = begun + Duration::from_millis(35);
-        assert_eq!(count.begin_turn(turn), 3);
+        assert_eq!(count.begin_turn(false, turn), before(3));
         assert!(!count.end_turn(5), "nobody is woken to sleep for longer");
         assert_eq!(count.due(), begun + TICK * 8);
         assert!(count.end_turn(2));
@@ -203,20 +226,40 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_needed_tells_of_some_ticks_one_by_one() {
+    fn a_thread_that_is_needed_asks_at_some_ticks() {
         let (mut count, begun) = asleep(5);
         assert!(count.end_turn(0));
         assert!(!count.end_turn(0), "once is enough");
         assert!(!count.end_turn(5), "it may be needed again");
         for n in 1..=NEEDED_TICKS {
             assert_eq!(count.due(), begun + TICK * n);
-            count.tell(begun + TICK * n);
+            assert_eq!(count.begin_turn(true, begun + TICK * n), one_behind(0));
             assert!(!count.end_turn(5));
         }
         assert_eq!(count.due(), begun + TICK * (NEEDED_TICKS + 5));
     }
 
-    /// As many ticks are told as pass, with sleeps and without.
+    #[test]
+    fn a_thread_that_sleeps_is_woken_when_it_is_needed() {
+        let ticker = Ticker::new(Duration::from_millis(1));
+        ticker.end_turn(u32::MAX / 2);
+        let ((stop, stopped), (send, asked)) = (bounded(0), bounded(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                ticker.run(&stopped, || {
+                    let _ = send.try_send(());
+                });
+            });
+            let is_quiet = asked.recv_timeout(Duration::from_millis(100)).is_err();
+            ticker.end_turn(0);
+            let is_asked = asked.recv_timeout(Duration::from_secs(60)).is_ok();
+            drop(stop);
+            assert!(is_quiet && is_asked, "{is_quiet} {is_asked}");
+        });
+    }
+
+    /// No tick is told before its time. Nor is any lost, unless the machine is busy: then they are
+    /// told late, and some are dropped.
     #[test]
     fn time_passes_as_fast_asleep_as_awake() {
         for calm_ticks in [1, 5] {
@@ -227,8 +270,8 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     ticker.run(&stopped, || {
-                        let ticks = ticker.begin_turn(Instant::now()) + 1;
-                        told.fetch_add(ticks, Ordering::SeqCst);
+                        let passed = ticker.begin_turn(true, Instant::now());
+                        told.fetch_add(passed.ticks(), Ordering::SeqCst);
                         ticker.end_turn(calm_ticks);
                     });
                 });
@@ -237,7 +280,6 @@ mod tests {
                 }
                 drop(stop);
             });
-            // On a busy machine they are told late, but never early.
             assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
         }
     }

@@ -390,7 +390,9 @@ fn a_peer_that_is_silent_or_lost_gets_all_heartbeats() {
     (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
     assert_eq!(next_heartbeat(&mut node).0, rare_heartbeat_ticks);
     node.receive(heartbeat_reply(2, 1, 1));
-    assert_eq!(next_heartbeat(&mut node).0, heartbeat_ticks, "member 3 has not answered");
+    assert_eq!(next_heartbeat(&mut node).0, rare_heartbeat_ticks, "one may be late");
+    node.receive(heartbeat_reply(2, 1, 1));
+    assert_eq!(next_heartbeat(&mut node).0, heartbeat_ticks, "member 3 has not answered two");
     (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
     assert_eq!(next_heartbeat(&mut node).0, rare_heartbeat_ticks);
     (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));

@@ -125,3 +125,19 @@ fn the_time_is_told_when_something_is_due_one_entry_at_a_time() {
     pass(&mut node, 1_610, 30_000);
     assert!(!node.raft.is_time_due(), "without deadlines nothing is written");
 }
+
+/// The shell gathers what has happened before the core reads the clock.
+#[test]
+fn what_is_due_soon_is_judged_by_the_reading_of_now() {
+    let mut node = leader();
+    node.run(applied(1, 0, Some(500)));
+    // The time is 0 at 1,000 ms, and soon is 100 ms: two heartbeats.
+    let soon = |node: &Node, now_ms: u64| node.raft.is_any_due_soon(now_ms * 1000, None);
+    assert_eq!([1_000, 1_399, 1_400].map(|now_ms| soon(&node, now_ms)), [false, false, true]);
+    let news = |deadline_ms| AppliedTime { newest_ms: 0, next_deadline_ms: Some(deadline_ms) };
+    assert!(node.raft.is_any_due_soon(1_000_000, Some(news(100))));
+    assert!(!node.raft.is_any_due_soon(1_400_000, Some(news(501))));
+    node.run([clock(1_200)]);
+    assert_eq!([1_399, 1_400].map(|now_ms| soon(&node, now_ms)), [false, true]);
+    assert!(!soon(&Node::new(3), 1_400), "it does not lead");
+}

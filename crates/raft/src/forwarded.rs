@@ -55,7 +55,9 @@ impl Forwarded {
     /// Whether the leader should be asked now.
     #[inline]
     pub(super) fn wants_question(&self) -> bool {
-        let is_any_unanswered = !self.waiting.is_empty() || !self.asked.is_empty();
+        // A question that was asked again has no reads of its own.
+        let is_any_asked = self.asked.iter().any(|(_, ids)| !ids.is_empty());
+        let is_any_unanswered = !self.waiting.is_empty() || is_any_asked;
         match self.asked_lately {
             0 => is_any_unanswered,
             some => !self.waiting.is_empty() && some < QUESTIONS_MAX,

@@ -12,7 +12,7 @@ use super::message::{
 };
 use super::progress::{Peers, Progress};
 use super::reads::{Answers, Question, Reads};
-use super::time::{LeaderTime, STAMP_LEN_BYTES};
+use super::time::{AppliedTime, LeaderTime, STAMP_LEN_BYTES};
 use super::transfer::{Transfer, should_leave_bad_disk};
 use super::types::{Entry, Index, MemberId, Payload};
 use super::{Raft, Role};
@@ -26,7 +26,7 @@ pub(super) struct Leader {
     /// The no-op of this term. Until it is committed, the leader does not know what is, so reads
     /// wait for it (thesis §6.4).
     noop_index: Index,
-    /// What was committed at a regular heartbeat, and at one before it: see `mark_committed`.
+    /// What was committed at a tick, and at one before it: see `mark_committed`.
     committed_at_mark: Index,
     committed_before: Index,
     ticks_at_mark: u32,
@@ -166,7 +166,8 @@ impl Leader {
         self.peers.values_mut().for_each(Progress::tick);
         self.part_with_peers(common);
         self.reads.tick();
-        let is_heartbeat_due = self.ticks_since_heartbeat >= self.heartbeat_ticks(common);
+        self.mark_committed(common);
+        let is_heartbeat_due = self.ticks_to_heartbeat(common) == 0;
         if self.ticks_since_quorum >= common.config.election_ticks_min {
             self.ticks_since_quorum = 0;
             if !self.take_quorum_heard(common) {
@@ -187,22 +188,22 @@ impl Leader {
         true
     }
 
-    /// The time between heartbeats, as it is now.
-    fn heartbeat_ticks(&self, common: &Common) -> u32 {
+    /// After how many ticks the next heartbeat is due, if nothing happens. Heartbeats are rare while
+    /// all peers have everything and know it. One of these may go unanswered.
+    fn ticks_to_heartbeat(&self, common: &Common) -> u32 {
         let Config { heartbeat_ticks, rare_heartbeat_ticks, .. } = common.config;
+        let due_in = |ticks: u32| ticks.saturating_sub(self.ticks_since_heartbeat);
         let last_index = common.log.last_index();
-        let is_settled = |peer: &Progress| peer.is_settled(last_index, rare_heartbeat_ticks);
-        match self.peers.values().all(is_settled) {
-            true => rare_heartbeat_ticks,
-            false => heartbeat_ticks,
-        }
+        let settled_for =
+            |peer: &Progress| peer.settled_ticks(last_index, 2 * rare_heartbeat_ticks);
+        let settled_ticks = self.peers.values().map(settled_for).min().unwrap_or(u32::MAX);
+        due_in(rare_heartbeat_ticks).min(due_in(heartbeat_ticks).max(settled_ticks))
     }
 
     /// The regular heartbeat, which also repairs lost messages.
     fn beat(&mut self, common: &mut Common) {
         self.ticks_since_heartbeat = 0;
         self.peers.values_mut().for_each(Progress::heartbeat);
-        self.mark_committed(common);
         self.send_heartbeats(common);
     }
 
@@ -358,16 +359,22 @@ impl Leader {
             || self.is_leaving
             || common.applied_index < self.noop_index
             || self.peers.values().any(|peer| peer.is_gathering(&common.config, last_index));
-        match is_waited_for || self.is_any_due_soon(common) {
+        match is_waited_for || self.is_any_due_soon(common, 0, None) {
             true => 0,
-            false => self.heartbeat_ticks(common).saturating_sub(self.ticks_since_heartbeat).max(1),
+            false => self.ticks_to_heartbeat(common).max(1),
         }
     }
 
     /// See [`Raft::is_any_due_soon`](super::Raft::is_any_due_soon).
-    pub(super) fn is_any_due_soon(&self, common: &Common) -> bool {
+    pub(super) fn is_any_due_soon(
+        &self,
+        common: &Common,
+        since_reading_us: u64,
+        news: Option<AppliedTime>,
+    ) -> bool {
         let Config { heartbeat_ticks, tick_us, .. } = common.config;
-        self.time.is_any_due_within(2 * u64::from(heartbeat_ticks) * tick_us / 1000, &common.time)
+        let soon_us = 2 * u64::from(heartbeat_ticks) * tick_us + since_reading_us;
+        self.time.is_any_due_within(soon_us.div_ceil(1000), &common.time, news)
     }
 
     pub(super) fn confirm_reads(&mut self, common: &mut Common) {

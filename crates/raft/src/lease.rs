@@ -12,8 +12,8 @@
 //! From the departure of a heartbeat to the end of the promise, at least `p` passes on the
 //! follower's clock. So a read is linearizable if no member's clock runs more than a tenth faster
 //! than another's. What time the clocks show does not matter. The leader reads the boot-time clock,
-//! which goes on while a machine sleeps. A follower counts ticks, and no tick is shorter than it
-//! should be.
+//! which goes on while a machine sleeps. A follower counts ticks, and is told of none before its
+//! time.
 //!
 //! # How the promise is kept
 //! - A follower gives neither vote nor pre-vote, and waits even if the connection to the leader

@@ -457,15 +457,17 @@ impl Raft {
         matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
     }
 
-    /// For how many ticks, from now on, ticks have nothing to do but to count: it does not matter if
-    /// so many come at once. 0 if there is something that waits for the next one. A leader is calm
-    /// until its next heartbeat while it holds no reads, gathers no entries for a peer, does not
-    /// hand over, and nothing is due soon by the cluster's time; a follower until half of the
-    /// shortest election timeout has passed without a word from its leader, but not for long: with
-    /// its ticks, the shell does what it does now and then.
+    /// For how many ticks, from now on, it does not matter if so many come at once: before the last
+    /// one there is nothing to send. 0 if there is something that waits for the next tick, or for the turn
+    /// that comes with it. A leader is calm until its next heartbeat while it holds no reads,
+    /// gathers no entries for a peer, does not hand over, and nothing is due soon by the cluster's
+    /// time; a follower until half of the shortest election timeout has passed without a word from
+    /// its leader, but not for long: with its ticks, the shell does what it does now and then. No
+    /// committed entries wait until others are applied. What a leader notices by counting ticks, as
+    /// the loss of its quorum or of its disk, it may notice as much later.
     pub fn calm_ticks(&self) -> u32 {
         let common = &self.common;
-        if self.joining.is_some() {
+        if self.joining.is_some() || common.handed_out() < common.commit_index() {
             return 0;
         }
         match &self.role {
@@ -482,9 +484,15 @@ impl Raft {
     }
 
     /// Whether this member leads, and something has its deadline within two heartbeats, by the
-    /// cluster's time.
-    pub fn is_any_due_soon(&self) -> bool {
-        matches!(&self.role, Role::Leader(leader) if leader.is_any_due_soon(&self.common))
+    /// cluster's time. The boot-time clock shows `now_us`, in microseconds, which may be later than
+    /// the last [`Event::Clock`]; `news` is what the state machine has said since the last
+    /// [`Event::AppliedTime`].
+    pub fn is_any_due_soon(&self, now_us: u64, news: Option<AppliedTime>) -> bool {
+        let since_reading_us = self.common.time.since_reading_us(now_us);
+        matches!(
+            &self.role,
+            Role::Leader(leader) if leader.is_any_due_soon(&self.common, since_reading_us, news)
+        )
     }
 
     /// If this member leads: how far each other member is.

@@ -185,13 +185,15 @@ impl Progress {
         self.told_commit = commit_index;
     }
 
-    /// Whether the peer has all entries, up to `last_index`, has been told that they are committed,
-    /// and was heard within so many ticks.
-    pub(super) fn is_settled(&self, last_index: Index, heard_ticks: u32) -> bool {
-        self.match_index == last_index
-            && self.told_commit == last_index
-            && self.silent_ticks <= heard_ticks
-            && !self.is_lost
+    /// After how many ticks the peer counts as silent if nothing comes from it, `silent_max` ticks
+    /// after the last word. 0: it does, or it lacks something: an entry up to `last_index`, or the
+    /// news that this is committed.
+    pub(super) fn settled_ticks(&self, last_index: Index, silent_max: u32) -> u32 {
+        let has_all = self.match_index == last_index && self.told_commit == last_index;
+        match has_all && !self.is_lost {
+            true => silent_max.saturating_sub(self.silent_ticks),
+            false => 0,
+        }
     }
 
     /// A tick has passed, so entries have gathered for long enough.

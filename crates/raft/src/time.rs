@@ -136,6 +136,11 @@ impl Time {
     pub(super) fn counted_us(&self) -> u64 {
         self.counted_us
     }
+
+    /// How long ago the clock was last read, if it is `now_us` now.
+    pub(super) fn since_reading_us(&self, now_us: u64) -> u64 {
+        self.reading_us.map_or(0, |last| now_us.saturating_sub(last))
+    }
 }
 
 impl LeaderTime {
@@ -165,10 +170,16 @@ impl LeaderTime {
         self.entry.is_none() && (is_regular || deadline_ms <= now_ms)
     }
 
-    /// Whether something has its deadline by then.
-    pub(super) fn is_any_due_within(&self, ms: u64, time: &Time) -> bool {
+    /// Whether something has its deadline within so long after the last reading of the clock.
+    /// `news`: what the state machine has said since.
+    pub(super) fn is_any_due_within(
+        &self,
+        ms: u64,
+        time: &Time,
+        news: Option<AppliedTime>,
+    ) -> bool {
         let now_ms = self.now_ms(time);
-        let deadline_ms = time.applied.next_deadline_ms;
+        let deadline_ms = news.unwrap_or(time.applied).next_deadline_ms;
         now_ms.zip(deadline_ms).is_some_and(|(now_ms, deadline)| deadline <= now_ms + ms)
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Requests wait from when they are queued until [`Api::run_pending`](super::Api), which the
 //! services call when they have read all that has arrived. Then they go at once if few have gone
-//! lately ([`FEW`] within a [`PAUSE`]). Otherwise they go with the first tick after this pause, when
-//! all that have gone have an outcome. So ten thousand clients that keep a lease each make about ten
-//! entries a second, and those who are few wait for nobody. When leases are about to end, what waits
-//! goes first: with the next tick, or before the next command that has a stamp. A batch is full
-//! before it is over the limit of one command, and then goes at once, so what waits has a bound.
+//! lately ([`FEW`] within a [`PAUSE`]). Otherwise they go together after this pause, with the next
+//! request or tick, once all that have gone have an outcome. So ten thousand clients that keep a
+//! lease each make about ten entries a second, and those who are few wait for nobody. When leases are
+//! about to end, what waits goes first: with the next tick, or before the next command that has a
+//! stamp. A batch is full before it is over the limit of one command, and then goes at once, so what
+//! waits has a bound. A full batch is counted with nothing else.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,10 +20,10 @@ use crate::kv::{Change, Command, KEEP_ALIVE_IDS_MAX, Outcome, Store};
 use crate::node::{NodeHandle, Proposal, RequestError};
 use crate::raft::RoleName;
 
-/// How long many requests wait for others, besides the time to the next tick. A leader that is calm
-/// ticks with its heartbeats, so what waits goes with the second one. It costs nobody a lease, because
-/// nobody waits while leases are about to end.
-const PAUSE: Duration = Duration::from_millis(60);
+/// How long many requests wait for others, and then for the next request or tick. With the default
+/// times there is a tick within 50 ms: that of a heartbeat. It costs nobody a lease, because nobody
+/// waits while leases are about to end.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// So many requests go within a [`PAUSE`] before others wait. A client that keeps one lease after
 /// another alive, and so waits for each answer, must not take a pause for each.
@@ -72,17 +73,10 @@ impl KeepAlives {
         full
     }
 
-    /// Queues a command for what waits, if it may go at once. Who does not lead refuses it, and
-    /// keeps nobody waiting for that.
+    /// Queues a command for what waits, if it may go at once.
     pub(super) fn propose(&self, node: &NodeHandle<Store>) {
-        let batch = {
-            let mut gathering = self.0.lock();
-            if gathering.batch.waiting.is_empty() {
-                return;
-            }
-            let is_leader = node.status().role.role == RoleName::Leader;
-            gathering.take_if_due(!is_leader, Instant::now())
-        };
+        let is_leader = || node.status().role.role == RoleName::Leader;
+        let batch = self.0.lock().take_at_once(is_leader, Instant::now);
         if let Some(batch) = batch {
             batch.propose(node, self.end());
         }
@@ -103,6 +97,17 @@ impl KeepAlives {
 }
 
 impl Gathering {
+    /// Takes what waits, if anything does and it may go at once. Who does not lead refuses it, and
+    /// keeps nobody waiting for that.
+    fn take_at_once(
+        &mut self,
+        is_leader: impl FnOnce() -> bool,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Batch> {
+        let is_empty = self.batch.waiting.is_empty();
+        (!is_empty).then(|| self.take_if_due(!is_leader(), now())).flatten()
+    }
+
     /// Takes what waits, if anything does and may go now. Then it is under way.
     fn take_if_due(&mut self, must_go: bool, now: Instant) -> Option<Batch> {
         if self.batch.waiting.is_empty() {
@@ -197,6 +202,21 @@ mod tests {
         assert!(!go(&waiting, 1, begun + PAUSE), "they have gone together");
         assert!(go(&waiting, 0, begun + 2 * PAUSE));
         assert!(go(&waiting, 1, begun + 2 * PAUSE), "few have gone in this pause");
+    }
+
+    #[test]
+    fn who_does_not_lead_keeps_nobody_waiting() {
+        let (waiting, begun) = (KeepAlives::default(), Instant::now());
+        let take = |is_leader: bool| {
+            let mut gathering = waiting.0.lock();
+            gathering.take_at_once(|| is_leader, || begun).map(|batch| batch.waiting.len())
+        };
+        assert_eq!(take(true), None, "nothing waits");
+        (0..FEW).for_each(|_| assert!(waiting.push(request(1)).is_none()));
+        assert_eq!(take(true), Some(FEW));
+        waiting.push(request(1));
+        assert_eq!(take(true), None);
+        assert_eq!(take(false), Some(1));
     }
 
     #[test]

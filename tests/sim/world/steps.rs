@@ -5,7 +5,7 @@ use syncraft::kv::{Outcome, Store};
 use syncraft::node::StateMachine;
 use syncraft::raft::{
     AppendEntriesReply, Body, Effect, Entry, Event, Index, Message, Payload, Rejection, Reply,
-    RequestId, RequestVoteReply, RoleChange, RoleName, Status,
+    Request, RequestId, RequestVoteReply, RoleChange, RoleName, Status,
 };
 
 use super::{What, World, snapshots};
@@ -63,8 +63,14 @@ impl World {
         });
         let before = living.status;
         let (snapshots, reads) = (snapshots::among(&events), reads_among(&events));
+        let is_calm =
+            matches!(events[..], [Event::Clock(_), Event::Tick]) && living.core.calm_ticks() > 1;
         let effects = living.core.step(events);
         living.status = living.core.status();
+        assert!(
+            !is_calm || !is_any_awaited(&effects),
+            "a core that is calm has nothing to send: {effects:?}"
+        );
         self.note(at, before, &effects);
         self.count_snapshots(at, before, &snapshots, &effects);
         self.count_lease_reads(&reads, &effects);
@@ -345,4 +351,15 @@ fn reads_among(events: &[Event]) -> Vec<RequestId> {
         _ => None,
     };
     events.iter().filter_map(read).collect()
+}
+
+/// Whether any request leaves, except that a leader hands over because its disk has been bad for
+/// long enough. One that steps down answers what it has been asked.
+fn is_any_awaited(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Send(Message { body: Body::Request(request), .. }) => {
+            !matches!(request, Request::TimeoutNow)
+        }
+        _ => false,
+    })
 }

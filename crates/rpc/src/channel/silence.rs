@@ -6,10 +6,11 @@
 //!                       any byte from the server starts this anew
 //! ```
 //!
-//! Silence counts only while somebody waits for an answer. It adds up over calls, so callers that
-//! each wait briefly notice a dead connection together. Where a loss is to be reported although
-//! nobody waits ([`on_disconnect`](super::ChannelBuilder::on_disconnect)), the ping is due after
-//! [`IDLE_INTERVALS`] then: it wakes threads on both sides.
+//! For calls, silence counts only while somebody waits for an answer. It adds up over calls, so
+//! callers that each wait briefly notice a dead connection together. Where a loss is to be reported
+//! although nobody waits ([`on_disconnect`](super::ChannelBuilder::on_disconnect)), all silence
+//! counts, but a ping is due only after [`IDLE_INTERVALS`]: it wakes threads on both sides. A call
+//! that is sent meanwhile gives it one interval more.
 //!
 //! The interval is [`ping_interval`](super::ChannelBuilder::ping_interval) or, if that is shorter,
 //! half of the shortest timeout of the calls that wait. So a call that gets no sign of life
@@ -29,8 +30,12 @@ use std::time::{Duration, Instant};
 /// answers a ping late.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 
-/// After how many intervals of silence the server is pinged while nobody waits.
+/// After how many intervals of silence the server is pinged while nobody waits, ...
 const IDLE_INTERVALS: u32 = 3;
+
+/// ... but at least so often, if that is no more often than each interval: servers close connections
+/// that are idle.
+const IDLE_PING_MAX: Duration = Duration::from_secs(30);
 
 /// How often the time for bytes is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
@@ -105,6 +110,8 @@ impl Silence {
     pub(super) fn sent(&mut self, now: Instant, is_first: bool, time: Duration) {
         if is_first {
             self.waiting_since = now;
+            // A ping while nobody waited has this long from now on.
+            self.pinged_after = self.pinged_after.map(|then| then.min(self.earlier));
         }
         self.interval = self.interval.min((time / 2).max(INTERVAL_MIN));
     }
@@ -121,7 +128,7 @@ impl Silence {
         let silence = self.lasts(now);
         let ping_after = match waiting_bytes {
             Some(bytes) => self.interval + self.time_for(bytes),
-            None => self.interval * IDLE_INTERVALS,
+            None => self.idle_ping_after(),
         };
         match self.pinged_after {
             None if silence >= ping_after => {
@@ -133,11 +140,16 @@ impl Silence {
         }
     }
 
+    /// After how much silence the server is pinged while nobody waits.
+    fn idle_ping_after(&self) -> Duration {
+        self.interval.max((self.interval * IDLE_INTERVALS).min(IDLE_PING_MAX))
+    }
+
     /// How long the verdict stays as it is while nobody waits, if nothing comes and nobody calls.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
         let due = match self.pinged_after {
             Some(then) => then + self.interval,
-            None => self.interval * IDLE_INTERVALS,
+            None => self.idle_ping_after(),
         };
         due.saturating_sub(self.lasts(now))
     }
@@ -234,6 +246,25 @@ mod tests {
         assert_eq!(connection.after_idle_ms(1), Ping);
         assert_eq!(connection.silence.until_next(connection.now), ms(1000));
         assert_eq!(connection.after_idle_ms(1000), GiveUp(ms(4000)));
+    }
+
+    #[test]
+    fn a_ping_while_nobody_waited_is_waited_for_by_the_next_call() {
+        let mut connection = Connection::new();
+        assert_eq!(connection.after_idle_ms(3000), Ping);
+        connection.now += ms(500);
+        connection.call(true, LONG, 0);
+        assert_eq!(connection.after_ms(999), Wait);
+        assert_eq!(connection.after_ms(1), GiveUp(ms(1000)));
+    }
+
+    #[test]
+    fn an_idle_connection_is_pinged_before_the_server_closes_it() {
+        let now = Instant::now();
+        for (interval_s, expected_s) in [(9, 27), (10, 30), (20, 30), (60, 60)] {
+            let silence = Silence::new(Duration::from_secs(interval_s), 1, now);
+            assert_eq!(silence.until_next(now), Duration::from_secs(expected_s));
+        }
     }
 
     #[test]

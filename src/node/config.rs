@@ -146,7 +146,8 @@ pub struct Timing {
     pub tick: Duration,
     /// The time between a leader's heartbeats; default 50 ms. While they have nothing to tell and
     /// nothing to repair, it is twice this or a third of `election_min`, whichever is less, but
-    /// never less than this. Too large: a few lost heartbeats look like a dead leader.
+    /// never less than this. A follower then hears nothing for 200 of the 300 ms if one is lost. Too
+    /// large: a few lost heartbeats look like a dead leader.
     pub heartbeat: Duration,
     /// The shortest election timeout; default 300 ms. Each timeout is drawn between the shortest
     /// and the longest. Too small: pauses of a busy machine cost the leader its term. Too large: it
@@ -203,10 +204,12 @@ impl Timing {
         Ok(())
     }
 
-    /// The time between heartbeats while all members have everything. One may be late, or the next
-    /// one, without an election.
-    fn rare_heartbeat(&self) -> Duration {
-        self.heartbeat.max((2 * self.heartbeat).min(self.election_min / 3))
+    /// Ticks between heartbeats while all members have everything. One that is lost causes no
+    /// election: the next one comes before, also by a clock that is a tick or two ahead.
+    fn rare_heartbeat_ticks(&self) -> u32 {
+        let (often, election) = (self.ticks(self.heartbeat), self.ticks(self.election_min));
+        let most = (election / 3).min(election.saturating_sub(3) / 2);
+        often.saturating_mul(2).min(most).max(often)
     }
 
     pub(super) fn ticks(&self, time: Duration) -> u32 {
@@ -254,7 +257,7 @@ impl NodeConfig {
             may_configure: cluster_id == 0,
             standing: data_dir.standing(),
             heartbeat_ticks: self.timing.ticks(self.timing.heartbeat),
-            rare_heartbeat_ticks: self.timing.ticks(self.timing.rare_heartbeat()),
+            rare_heartbeat_ticks: self.timing.rare_heartbeat_ticks(),
             election_ticks_min: self.timing.ticks(self.timing.election_min),
             election_ticks_max: self.timing.ticks(self.timing.election_max),
             lease: self.read_mode == ReadMode::Lease,

@@ -215,7 +215,8 @@ impl<S: StateMachine> Driver<S> {
             inputs.splice(..0, std::mem::take(&mut self.held).into_iter().map(Input::Request));
         }
         // A stamp may end leases. So what keeps them alive goes first, also what is held back.
-        let is_any_due_soon = self.raft.is_any_due_soon(clock_us, time.map(|(time, _)| time));
+        let news = time.map(|(time, _)| time);
+        let is_any_due_soon = self.raft.is_any_due_soon(clock_us, news);
         if is_any_due_soon && inputs.iter().any(Input::ends_what_is_due) {
             put_keep_alives_first(&mut inputs);
             events.extend(self.held_back(true, now, out));
@@ -226,7 +227,7 @@ impl<S: StateMachine> Driver<S> {
             events.extend(self.raise_level(now));
             events.extend(self.allow_configurations());
             // Behind what keeps leases alive.
-            let is_time_due = self.raft.is_time_due();
+            let is_time_due = self.raft.is_time_due(clock_us, news);
             events.extend(self.held_back(is_any_due_soon, now, out));
             events.extend(self.tell_time(is_time_due, now));
         }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::raft::{Event, Rejection, RequestId};
 
 /// How stale a follower may get before it refreshes itself, if no client reads from it.
-const REFRESH_PAUSE: Duration = Duration::from_secs(2);
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The requests that the core knows by number.
 pub(super) struct Requests<S: StateMachine> {

@@ -342,14 +342,20 @@ fn reordered_answers_take_nothing_back() {
     assert_eq!(next[0].1.prev_log_index, Index(4));
 }
 
-/// The ticks until a leader sends its next heartbeat, and what that says is committed.
-fn next_heartbeat(node: &mut Node) -> (u32, u64) {
+/// The ticks until a leader sends its next heartbeats, and what they say is committed, at most.
+/// Then these peers answer them.
+fn next_heartbeat(node: &mut Node, answered_by: &[u64]) -> (u32, u64) {
     for ticks in 1..=100 {
-        for Message { body, .. } in sent(&node.tick(1)) {
-            if let Body::Request(Request::Heartbeat(heartbeat)) = body {
-                return (ticks, heartbeat.leader_commit.0);
-            }
+        let heartbeats = sent(&node.tick(1)).into_iter().filter_map(|message| match message.body {
+            Body::Request(Request::Heartbeat(heartbeat)) => Some(heartbeat),
+            _ => None,
+        });
+        let most = heartbeats.max_by_key(|heartbeat| heartbeat.leader_commit);
+        let Some(Heartbeat { leader_commit, round }) = most else { continue };
+        for &peer in answered_by {
+            node.receive(heartbeat_reply(peer, 1, round));
         }
+        return (ticks, leader_commit.0);
     }
     panic!("no heartbeat");
 }
@@ -358,76 +364,69 @@ fn next_heartbeat(node: &mut Node) -> (u32, u64) {
 #[test]
 fn heartbeats_are_rare_while_all_peers_have_everything_and_know_it() {
     let mut node = replicating(|_| {});
-    let Config { heartbeat_ticks, rare_heartbeat_ticks, .. } = node.config;
-    let hear = |node: &mut Node| {
-        (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
-    };
-    assert_eq!(next_heartbeat(&mut node), (heartbeat_ticks, 1), "it tells of the no-op");
-    hear(&mut node);
+    let Config { heartbeat_ticks: often, rare_heartbeat_ticks: rare, .. } = node.config;
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]), (often, 1), "it tells of the no-op");
     for _ in 0..3 {
-        assert_eq!(next_heartbeat(&mut node), (rare_heartbeat_ticks, 1));
-        hear(&mut node);
+        assert_eq!(next_heartbeat(&mut node, &[2, 3]), (rare, 1));
     }
     // An entry is told of as soon as without rare heartbeats: here one is overdue.
-    node.tick(heartbeat_ticks + 1);
+    node.tick(often + 1);
     node.propose(1);
     node.receive(matched(2, 1, 2));
-    assert_eq!(next_heartbeat(&mut node), (1, 2));
-    hear(&mut node);
-    assert_eq!(next_heartbeat(&mut node), (heartbeat_ticks, 2), "one peer does not have it");
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]), (1, 2));
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]), (often, 2), "member 3 lacks the entry");
     node.receive(matched(3, 1, 2));
-    hear(&mut node);
-    assert_eq!(next_heartbeat(&mut node), (heartbeat_ticks, 2), "and has not been told of it");
-    hear(&mut node);
-    assert_eq!(next_heartbeat(&mut node), (rare_heartbeat_ticks, 2));
+    assert_eq!(next_heartbeat(&mut node, &[2]), (often, 2), "and has not been told of it");
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]), (often, 2), "that was perhaps lost");
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]), (rare, 2));
+    node.run([read(1)]);
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]), (often, 2), "a round is under way");
 }
 
 #[test]
 fn a_peer_that_is_silent_or_lost_gets_all_heartbeats() {
     let mut node = replicating(|_| {});
-    let Config { heartbeat_ticks, rare_heartbeat_ticks, .. } = node.config;
-    next_heartbeat(&mut node);
-    (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
-    assert_eq!(next_heartbeat(&mut node).0, rare_heartbeat_ticks);
-    node.receive(heartbeat_reply(2, 1, 1));
-    assert_eq!(next_heartbeat(&mut node).0, rare_heartbeat_ticks, "one may be late");
-    node.receive(heartbeat_reply(2, 1, 1));
-    assert_eq!(next_heartbeat(&mut node).0, heartbeat_ticks, "member 3 has not answered two");
-    (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
-    assert_eq!(next_heartbeat(&mut node).0, rare_heartbeat_ticks);
-    (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
+    let Config { heartbeat_ticks: often, rare_heartbeat_ticks: rare, .. } = node.config;
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]).0, often);
+    assert_eq!(next_heartbeat(&mut node, &[2]).0, rare);
+    assert_eq!(next_heartbeat(&mut node, &[2]).0, rare, "one may be late");
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]).0, often, "member 3 has not answered two");
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]).0, rare);
     node.step([Event::Disconnected(MemberId(3))]);
-    assert_eq!(next_heartbeat(&mut node).0, heartbeat_ticks);
+    assert_eq!(next_heartbeat(&mut node, &[2, 3]).0, often);
 }
 
 /// The shell lets so many ticks pass without a turn.
 #[test]
 fn a_core_is_calm_until_a_tick_matters() {
     let mut node = replicating(|config| config.append_gather_from = 1);
-    let Config { heartbeat_ticks, rare_heartbeat_ticks, election_ticks_min, .. } = node.config;
+    let Config { heartbeat_ticks: often, rare_heartbeat_ticks: rare, .. } = node.config;
     assert_eq!(node.raft.calm_ticks(), 0, "its no-op is not applied");
     node.step([Event::Applied(Index(1))]);
-    assert_eq!(node.raft.calm_ticks(), heartbeat_ticks);
-    next_heartbeat(&mut node);
-    (2..=3).for_each(|peer| drop(node.receive(heartbeat_reply(peer, 1, 1))));
-    assert_eq!(node.raft.calm_ticks(), rare_heartbeat_ticks);
-    node.tick(heartbeat_ticks + 1);
+    assert_eq!(node.raft.calm_ticks(), often);
+    next_heartbeat(&mut node, &[2, 3]);
+    assert_eq!(node.raft.calm_ticks(), rare);
+    node.tick(often + 1);
     node.propose(1);
     assert_eq!(node.raft.calm_ticks(), 1, "a heartbeat is overdue");
-    next_heartbeat(&mut node);
+    next_heartbeat(&mut node, &[2, 3]);
     node.propose(2);
     node.propose(3);
     assert_eq!(node.raft.calm_ticks(), 0, "an entry gathers until the next tick");
     node.tick(1);
-    assert_eq!(node.raft.calm_ticks(), heartbeat_ticks - 1);
+    assert_eq!(node.raft.calm_ticks(), often - 1);
     node.run([read(1)]);
-    assert_eq!(node.raft.calm_ticks(), heartbeat_ticks - 1, "its round is under way");
+    assert_eq!(node.raft.calm_ticks(), often - 1, "its round is under way");
+    node.receive(matched(2, 1, 2));
+    assert_eq!(node.raft.calm_ticks(), 1, "an entry is being applied");
+    node.step([Event::Applied(Index(2))]);
+    assert_eq!(node.raft.calm_ticks(), often - 1);
 
     let mut follower = Node::new(3);
     assert_eq!(follower.raft.calm_ticks(), 0, "nobody leads");
     follower.receive(heartbeat(2, 1, 0, 1));
     let calm = follower.raft.calm_ticks();
-    assert_eq!(calm, election_ticks_min / 2);
+    assert_eq!(calm, follower.config.election_ticks_min / 2);
     follower.step([Event::Tick, Event::Tick]);
     assert_eq!(follower.raft.calm_ticks(), calm - 2);
     follower.tick(calm);

@@ -52,6 +52,11 @@ fn pass(node: &mut Node, from_ms: u64, to_ms: u64) {
     (from_ms..=to_ms).step_by(10).for_each(|now_ms| drop(node.run([clock(now_ms)])));
 }
 
+/// By the last reading of the clock.
+fn is_time_due(node: &Node) -> bool {
+    node.raft.is_time_due(0, None)
+}
+
 /// A leader of three whose no-op is committed, and applied as the shell will say.
 fn leader() -> Node {
     let mut node = Node::new(3);
@@ -110,20 +115,20 @@ fn jumps_of_the_clock_count_nothing() {
 #[test]
 fn the_time_is_told_when_something_is_due_one_entry_at_a_time() {
     let mut node = leader();
-    assert!(!node.raft.is_time_due());
+    assert!(!is_time_due(&node));
     node.run(applied(1, 0, Some(500)));
-    assert!(node.raft.is_time_due(), "a new leader tells it at once");
+    assert!(is_time_due(&node), "a new leader tells it at once");
     assert_eq!(stamps(&node.run([tell_time(1)])), [0]);
     pass(&mut node, 1_010, 1_600);
-    assert!(!node.raft.is_time_due(), "the entry is not applied yet");
+    assert!(!is_time_due(&node), "the entry is not applied yet");
     node.receive(matched(2, 1, 2));
     node.run(applied(2, 0, Some(500)));
-    assert!(node.raft.is_time_due());
+    assert!(is_time_due(&node));
     assert_eq!(stamps(&node.run([tell_time(2)])), [600]);
     node.receive(matched(2, 1, 3));
     node.run(applied(3, 600, None));
     pass(&mut node, 1_610, 30_000);
-    assert!(!node.raft.is_time_due(), "without deadlines nothing is written");
+    assert!(!is_time_due(&node), "without deadlines nothing is written");
 }
 
 /// The shell gathers what has happened before the core reads the clock.

@@ -51,8 +51,9 @@ pub struct Config {
     /// election timeout.
     pub heartbeat_ticks: u32,
     /// The same while heartbeats have nothing to tell and nothing to repair: all peers have
-    /// everything, have been told so, and answer. At least `heartbeat_ticks`. Default 10. One that
-    /// is not answered is followed by another such pause, and then by pauses of `heartbeat_ticks`.
+    /// everything, have been told so, and answer. At least `heartbeat_ticks`, and below
+    /// `election_ticks_min`, of which it should be a third at most. Default 10. After a heartbeat
+    /// that was not answered there is another such pause, and then pauses of `heartbeat_ticks`.
     pub rare_heartbeat_ticks: u32,
     /// The shortest election timeout. Each timeout is drawn from `[min, max]` (Raft §5.2). Default
     /// 30, and 60 for `election_ticks_max`. If they are too small, a short stall costs the leader

@@ -196,7 +196,11 @@ impl Leader {
         let last_index = common.log.last_index();
         let settled_for =
             |peer: &Progress| peer.settled_ticks(last_index, 2 * rare_heartbeat_ticks);
-        let settled_ticks = self.peers.values().map(settled_for).min().unwrap_or(u32::MAX);
+        let settled_ticks = match self.reads.is_any_in_round() {
+            // The round may be lost.
+            true => 0,
+            false => self.peers.values().map(settled_for).min().unwrap_or(u32::MAX),
+        };
         due_in(rare_heartbeat_ticks).min(due_in(heartbeat_ticks).max(settled_ticks))
     }
 
@@ -228,7 +232,7 @@ impl Leader {
         let (term, commit_index) = (common.current_term(), common.commit_index());
         for (&to, peer) in &mut self.peers {
             let leader_commit = commit_index.min(peer.match_index());
-            peer.told_commit(leader_commit);
+            peer.told_commit(leader_commit, round);
             let heartbeat = Request::Heartbeat(Heartbeat { leader_commit, round });
             common.effects.push(Effect::Send(common.request(to, term, heartbeat)));
         }
@@ -361,6 +365,8 @@ impl Leader {
             || self.peers.values().any(|peer| peer.is_gathering(&common.config, last_index));
         match is_waited_for || self.is_any_due_soon(common, 0, None) {
             true => 0,
+            // The state machine may have news of the time.
+            false if common.applied_index < common.handed_out() => 1,
             false => self.ticks_to_heartbeat(common).max(1),
         }
     }

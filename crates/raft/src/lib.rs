@@ -451,10 +451,15 @@ impl Raft {
         matches!(&self.role, Role::Leader(leader) if leader.time.now_ms(&self.common.time).is_none())
     }
 
-    /// Whether the shell should propose a command that tells the time
-    /// ([`Event::ProposeTime`]), behind everything else that has arrived.
-    pub fn is_time_due(&self) -> bool {
-        matches!(&self.role, Role::Leader(leader) if leader.time.is_entry_due(&self.common.time))
+    /// Whether the shell should propose a command that tells the time ([`Event::ProposeTime`]),
+    /// behind everything else that has arrived. For `now_us` and `news` see
+    /// [`is_any_due_soon`](Raft::is_any_due_soon).
+    pub fn is_time_due(&self, now_us: u64, news: Option<AppliedTime>) -> bool {
+        let since_us = self.common.time.since_reading_us(now_us);
+        matches!(
+            &self.role,
+            Role::Leader(leader) if leader.time.is_entry_due(since_us, &self.common.time, news)
+        )
     }
 
     /// For how many ticks, from now on, it does not matter if so many come at once: before the last

@@ -56,8 +56,8 @@ pub(super) struct Progress {
     has_gathered: bool,
     /// The last round of heartbeats that the peer answered.
     pub(super) acked_round: u64,
-    /// What the last heartbeat said is committed.
-    told_commit: Index,
+    /// What the last heartbeat said is committed, and the round of the first one that did.
+    told_commit: (Index, u64),
     /// The end of the peer's promise to help nobody else to become leader, by the leader's clock.
     pub(super) promise_end_us: u64,
     /// Whether the peer says that its disk takes writes.
@@ -116,7 +116,7 @@ impl Progress {
             mode: Mode::Probe { is_waiting: false },
             has_gathered: false,
             acked_round: 0,
-            told_commit: Index::ZERO,
+            told_commit: (Index::ZERO, 0),
             promise_end_us: 0,
             can_write: true,
             // Each peer has one election timeout to answer a new leader.
@@ -180,17 +180,22 @@ impl Progress {
         is_any_unsent && !self.has_gathered && !self.may_send(config, || false)
     }
 
-    /// A heartbeat leaves, and says that the entries up to `commit_index` are committed.
-    pub(super) fn told_commit(&mut self, commit_index: Index) {
-        self.told_commit = commit_index;
+    /// The heartbeat of a round leaves, and says that the entries up to `commit_index` are
+    /// committed.
+    pub(super) fn told_commit(&mut self, commit_index: Index, round: u64) {
+        if self.told_commit.0 != commit_index {
+            self.told_commit = (commit_index, round);
+        }
     }
 
     /// After how many ticks the peer counts as silent if nothing comes from it, `silent_max` ticks
-    /// after the last word. 0: it does, or it lacks something: an entry up to `last_index`, or the
-    /// news that this is committed.
+    /// after the last word. 0: it does, or it may lack something: an entry up to `last_index`, or
+    /// the news that this is committed.
     pub(super) fn settled_ticks(&self, last_index: Index, silent_max: u32) -> u32 {
-        let has_all = self.match_index == last_index && self.told_commit == last_index;
-        match has_all && !self.is_lost {
+        let has_entries = self.match_index == last_index && !self.is_probed();
+        let (told_index, round) = self.told_commit;
+        let has_news = told_index == last_index && self.acked_round >= round;
+        match has_entries && has_news && !self.is_lost {
             true => silent_max.saturating_sub(self.silent_ticks),
             false => 0,
         }

@@ -159,19 +159,26 @@ impl LeaderTime {
         Some(begin_us.saturating_add(time.counted_us - at_us) / 1000)
     }
 
-    /// Whether the time should be told now.
-    pub(super) fn is_entry_due(&self, time: &Time) -> bool {
-        let (Some(now_ms), Some(deadline_ms)) = (self.now_ms(time), time.applied.next_deadline_ms)
-        else {
+    /// Whether the time should be told so long after the last reading of the clock. `news`: what the
+    /// state machine has said since.
+    pub(super) fn is_entry_due(
+        &self,
+        since_reading_us: u64,
+        time: &Time,
+        news: Option<AppliedTime>,
+    ) -> bool {
+        let has_deadline = news.unwrap_or(time.applied).next_deadline_ms.is_some();
+        if self.fixed.is_none() || !has_deadline {
             return false;
-        };
-        let is_regular =
-            self.told_us.is_none_or(|told| told + TIME_ENTRY_PAUSE_US <= time.counted_us);
-        self.entry.is_none() && (is_regular || deadline_ms <= now_ms)
+        }
+        let counted_us = time.counted_us.saturating_add(since_reading_us);
+        let is_regular = self.told_us.is_none_or(|told| told + TIME_ENTRY_PAUSE_US <= counted_us);
+        self.entry.is_none()
+            && (is_regular || self.is_any_due_within(since_reading_us / 1000, time, news))
     }
 
     /// Whether something has its deadline within so long after the last reading of the clock.
-    /// `news`: what the state machine has said since.
+    /// `news` as before.
     pub(super) fn is_any_due_within(
         &self,
         ms: u64,
@@ -305,21 +312,21 @@ mod tests {
         };
         member.apply(7_000);
         deadline(&mut member, Some(9_000));
-        assert!(!leader.is_entry_due(&member.0), "its no-op is not applied");
+        assert!(!leader.is_entry_due(0, &member.0, None), "its no-op is not applied");
         leader.fix(&member.0);
-        assert!(leader.is_entry_due(&member.0));
+        assert!(leader.is_entry_due(0, &member.0, None));
         leader.told(Index(5), &member.0);
         member.pass(2_000);
         leader.applied(Index(4));
-        assert!(!leader.is_entry_due(&member.0), "one is under way");
+        assert!(!leader.is_entry_due(0, &member.0, None), "one is under way");
         leader.applied(Index(5));
-        assert!(leader.is_entry_due(&member.0), "the deadline has passed");
+        assert!(leader.is_entry_due(0, &member.0, None), "the deadline has passed");
         deadline(&mut member, Some(60_000));
         member.pass(7_990);
-        assert!(!leader.is_entry_due(&member.0));
+        assert!(!leader.is_entry_due(0, &member.0, None));
         member.pass(10);
-        assert!(leader.is_entry_due(&member.0), "10 s after the last one");
+        assert!(leader.is_entry_due(0, &member.0, None), "10 s after the last one");
         deadline(&mut member, None);
-        assert!(!leader.is_entry_due(&member.0), "nothing has a deadline");
+        assert!(!leader.is_entry_due(0, &member.0, None), "nothing has a deadline");
     }
 }

@@ -46,7 +46,7 @@ impl World {
         let now_us = clock_us(&self.plan, at, self.now_us, member.clock_jumps_us);
         events.insert(0, Event::Clock(now_us));
         let has_ticked = events.iter().any(|event| matches!(event, Event::Tick));
-        if has_ticked && living.core.is_time_due() {
+        if has_ticked && living.core.is_time_due(now_us, None) {
             let (id, command) = (self.workload.next_id(), Store::time_command());
             self.oracle.requests.asked_to_propose(id, command.clone());
             events.push(Event::ProposeTime { id, command });

@@ -155,8 +155,8 @@ impl ChannelBuilder {
     /// Runs each time an established connection is lost, at once, on the connection's thread,
     /// before the completions of the calls that are lost with it. It must not block. It does not
     /// run when this channel is closed, or when the server refuses the connection because it has
-    /// too many. While no calls wait, a server that has fallen silent is noticed after four
-    /// [`ping_interval`](ChannelBuilder::ping_interval)s.
+    /// too many. While no calls wait, a server that has fallen silent is noticed after at most four
+    /// [`ping_interval`](ChannelBuilder::ping_interval)s. The pings also keep the connection open.
     pub fn on_disconnect(self, callback: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_disconnect_how(move |_| callback())
     }

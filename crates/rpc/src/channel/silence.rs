@@ -33,8 +33,8 @@ const INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// After how many intervals of silence the server is pinged while nobody waits, ...
 const IDLE_INTERVALS: u32 = 3;
 
-/// ... but at least so often, if that is no more often than each interval: servers close connections
-/// that are idle.
+/// ... but no later than this, unless the interval itself is longer: servers close connections that
+/// are idle.
 const IDLE_PING_MAX: Duration = Duration::from_secs(30);
 
 /// How often the time for bytes is doubled at most.

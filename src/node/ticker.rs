@@ -54,11 +54,13 @@ struct Count {
     ahead: u32,
     /// For how many more ticks the thread wakes for each.
     needed: u32,
+    /// Until when the thread waits now, or will once it has seen that it was woken.
+    waits_until: Instant,
 }
 
 impl Count {
     fn new(tick: Duration, now: Instant) -> Count {
-        Count { tick, told_at: now, ahead: 1, needed: 0 }
+        Count { tick, told_at: now, ahead: 1, needed: 0, waits_until: now }
     }
 
     /// A turn begins. `is_asked_for`: the thread has asked for it, or for one before.
@@ -88,8 +90,18 @@ impl Count {
         if calm_ticks == 0 {
             self.needed = NEEDED_TICKS;
         }
-        let ahead = if self.needed > 0 { 1 } else { calm_ticks };
-        std::mem::replace(&mut self.ahead, ahead) > ahead
+        self.ahead = if self.needed > 0 { 1 } else { calm_ticks };
+        let due = self.due();
+        // A core that is calm for more ticks and for fewer in turns wakes nobody each time.
+        let is_sooner = due < self.waits_until;
+        self.waits_until = self.waits_until.min(due);
+        is_sooner
+    }
+
+    /// The thread begins to wait, at least until `not_before`. Returns for when.
+    fn wait(&mut self, not_before: Option<Instant>) -> Instant {
+        self.waits_until = not_before.map_or(self.due(), |at| self.due().max(at));
+        self.waits_until
     }
 
     /// When the thread is to wake.
@@ -123,12 +135,11 @@ impl Ticker {
     pub(super) fn run(&self, stopped: &Receiver<()>, ask: impl Fn()) {
         let mut not_before = None;
         loop {
-            let due = self.count.lock().due();
-            let due = not_before.map_or(due, |at| due.max(at));
+            let until = self.count.lock().wait(not_before);
             select! {
                 recv(stopped) -> _ => return,
                 recv(self.wakes) -> _ => {}
-                default(due.saturating_duration_since(Instant::now())) => {}
+                default(until.saturating_duration_since(Instant::now())) => {}
             }
             // A turn may have put it off.
             let (due, now) = (self.count.lock().due(), Instant::now());
@@ -155,6 +166,7 @@ mod tests {
         let now = Instant::now();
         let mut count = Count::new(TICK, now);
         assert!(!count.end_turn(ticks));
+        assert_eq!(count.wait(None), now + TICK * ticks);
         (count, now)
     }
 
@@ -222,15 +234,19 @@ mod tests {
         assert_eq!(count.begin_turn(false, turn), before(3));
         assert!(!count.end_turn(5), "nobody is woken to sleep for longer");
         assert_eq!(count.due(), begun + TICK * 8);
-        assert!(count.end_turn(2));
+        assert!(!count.end_turn(2), "it wakes then anyway");
         assert_eq!(count.due(), begun + TICK * 5);
+        assert!(count.end_turn(1));
+        assert!(!count.end_turn(5), "it has been woken");
+        assert!(!count.end_turn(1), "and has not begun to wait again");
+        assert_eq!(count.wait(None), begun + TICK * 4);
     }
 
     #[test]
     fn a_thread_that_always_wakes_a_little_late_loses_no_tick() {
         let (mut count, begun) = asleep(1);
         for n in 1..=1_000 {
-            assert_eq!(count.due(), begun + TICK * n);
+            assert_eq!(count.wait(None), begun + TICK * n);
             assert_eq!(count.begin_turn(true, begun + TICK * n + TICK / 2), one_behind(0));
             assert!(!count.end_turn(0));
         }
@@ -243,7 +259,7 @@ mod tests {
         assert!(!count.end_turn(0), "once is enough");
         assert!(!count.end_turn(5), "it may be needed again");
         for n in 1..=NEEDED_TICKS {
-            assert_eq!(count.due(), begun + TICK * n);
+            assert_eq!(count.wait(None), begun + TICK * n);
             assert_eq!(count.begin_turn(true, begun + TICK * n), one_behind(0));
             assert!(!count.end_turn(5));
         }

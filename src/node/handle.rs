@@ -219,7 +219,8 @@ impl<S: StateMachine> NodeHandle<S> {
         self.shared.members.wait(deadline, is_wanted)
     }
 
-    /// If this member leads: how far each other member is, as of the last heartbeat or later. Otherwise empty.
+    /// If this member leads: how far each other member is, as of the last heartbeat or later.
+    /// Otherwise empty.
     pub fn progress(&self) -> BTreeMap<MemberId, PeerProgress> {
         self.shared.members.progress()
     }

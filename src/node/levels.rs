@@ -14,9 +14,9 @@
 //! - A leader raises the level to the highest that every member has announced to it in its term, a
 //!   member that is down included. A new leader knows no announcements but its own. What an earlier
 //!   one was told may be out of date: a member may have been started again with an older program.
-//! - The leader looks at least at each heartbeat, outside the core: to the core, the command is one more
-//!   proposal. One is under way at a time, with a deadline; then the leader tries again. A command
-//!   that is applied twice, or late, changes nothing.
+//! - The leader looks at least at each heartbeat, outside the core: to the core, the command is one
+//!   more proposal. One is under way at a time, with a deadline; then the leader tries again. A
+//!   command that is applied twice, or late, changes nothing.
 //! - A member whose state is at a level that its program does not know can apply nothing more. It
 //!   stops in words ([`NodeFailure::UnknownLevel`]), before anything of that entry or snapshot is
 //!   answered or published. Its data is whole: a newer program goes on with it. Only a member that

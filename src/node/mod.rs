@@ -32,7 +32,7 @@
 //! | `wal-N` | writes the log, except what a leader's connection brings | being woken, the disk |
 //! | `wal-spare-N` | zeroes the next segment of the log ahead | being woken, the disk |
 //! | `apply-N` | applies entries when no other thread does | being woken |
-//! | `tick-N` | steps the core at each tick that somebody waits for (`ticker`) | the clock |
+//! | `tick-N` | has the core step when a tick matters (`ticker`) | the clock |
 //! | `snap-N` | writes snapshots, and receives those that a leader sends | the disk |
 //! | `data-N` | checks that the data directory is still there | the clock |
 //! | `peer-N-M` | keeps the connections to member M, while it is one (`peers`) | the network |

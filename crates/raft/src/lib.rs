@@ -463,13 +463,14 @@ impl Raft {
     }
 
     /// For how many ticks, from now on, it does not matter if so many come at once: before the last
-    /// one there is nothing to send. 0 if there is something that waits for the next tick, or for the turn
-    /// that comes with it. A leader is calm until its next heartbeat while it holds no reads,
-    /// gathers no entries for a peer, does not hand over, and nothing is due soon by the cluster's
-    /// time; a follower until half of the shortest election timeout has passed without a word from
-    /// its leader, but not for long: with its ticks, the shell does what it does now and then. No
-    /// committed entries wait until others are applied. What a leader notices by counting ticks, as
-    /// the loss of its quorum or of its disk, it may notice as much later.
+    /// one there is nothing to send. 0 if something waits for the next tick, or for the turn that
+    /// comes with it: committed entries, for example, until others are applied.
+    ///
+    /// A leader is calm until its next heartbeat while it holds no reads, gathers no entries for a
+    /// peer, does not hand over, and nothing is due soon by the cluster's time. What it notices by
+    /// counting ticks, as the loss of its quorum or of its disk, it may notice as much later. A
+    /// follower is calm until half of the shortest election timeout has passed without a word from
+    /// its leader, but not for long: with its ticks, the shell does what it does now and then.
     pub fn calm_ticks(&self) -> u32 {
         let common = &self.common;
         if self.joining.is_some() || common.handed_out() < common.commit_index() {

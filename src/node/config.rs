@@ -146,8 +146,8 @@ pub struct Timing {
     pub tick: Duration,
     /// The time between a leader's heartbeats; default 50 ms. While they have nothing to tell and
     /// nothing to repair, it is twice this or a third of `election_min`, whichever is less, but
-    /// never less than this. A follower then hears nothing for 200 of the 300 ms if one is lost. Too
-    /// large: a few lost heartbeats look like a dead leader.
+    /// never less than this: if one is lost, a follower hears nothing for 200 of its 300 ms or
+    /// more. Too large: a few lost heartbeats look like a dead leader.
     pub heartbeat: Duration,
     /// The shortest election timeout; default 300 ms. Each timeout is drawn between the shortest
     /// and the longest. Too small: pauses of a busy machine cost the leader its term. Too large: it

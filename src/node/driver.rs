@@ -237,9 +237,9 @@ impl<S: StateMachine> Driver<S> {
         events
     }
 
-    /// How far the state machine has come since the last turn: what it says of the time, and whether
-    /// it does so anew, and the last entry that it has applied. No thread wakes the core for these:
-    /// the next turn is soon enough.
+    /// How far the state machine has come since the last turn: what it says of the time, and
+    /// whether it does so anew, and the last entry that it has applied. No thread wakes the core
+    /// for these: the next turn is soon enough.
     fn applied(&mut self) -> (Option<(AppliedTime, bool)>, Option<Index>) {
         // The index is read first, because the time is published first.
         let applied = Index(self.shared.applied_index.load(Ordering::Acquire));

@@ -10,9 +10,9 @@
 //! A connection can also die without closing, for example when a firewall restarts, forgets it, and
 //! drops its packets. So a connection that has been silent for two election timeouts, or for four
 //! while nothing waits for an answer, is given up and made anew. The connection for entries is not
-//! looked after while nothing waits: it is given up when the next entries get no answer. The core is
-//! not told of this as of a close: a follower whose own connection to the leader has died may still
-//! hear the leader's heartbeats. If it does not, its election timeout notices.
+//! looked after while nothing waits: it is given up when the next entries get no answer. The core
+//! is not told of this as of a close: a follower whose own connection to the leader has died may
+//! still hear the leader's heartbeats. If it does not, its election timeout notices.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -63,7 +63,7 @@ impl Count {
         Count { tick, told_at: now, ahead: 1, needed: 0, waits_until: now }
     }
 
-    /// A turn begins. `is_asked_for`: the thread has asked for it, or for one before.
+    /// A turn begins. `is_asked_for`: the thread has asked for it.
     fn begin_turn(&mut self, is_asked_for: bool, now: Instant) -> Passed {
         let all = now.saturating_duration_since(self.told_at).as_nanos() / self.tick.as_nanos();
         let all = u32::try_from(all).unwrap_or(u32::MAX);
@@ -78,8 +78,9 @@ impl Count {
         self.needed = self.needed.saturating_sub(ticks);
         self.told_at = match (all > ticks, is_one_behind) {
             (false, _) => self.told_at + self.tick * ticks,
-            // The others are dropped, but for the one that the thread is about to ask for.
+            // The others are dropped, ...
             (true, true) => now,
+            // ... but for one, for which the thread is about to ask.
             (true, false) => now - self.tick,
         };
         passed

@@ -188,8 +188,8 @@ impl Leader {
         true
     }
 
-    /// After how many ticks the next heartbeat is due, if nothing happens. Heartbeats are rare while
-    /// all peers have everything and know it. One of these may go unanswered.
+    /// After how many ticks the next heartbeat is due, if nothing happens. Heartbeats are rare
+    /// while all peers have everything and know it. One of these may go unanswered.
     fn ticks_to_heartbeat(&self, common: &Common) -> u32 {
         let Config { heartbeat_ticks, rare_heartbeat_ticks, .. } = common.config;
         let due_in = |ticks: u32| ticks.saturating_sub(self.ticks_since_heartbeat);

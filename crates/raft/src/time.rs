@@ -159,8 +159,8 @@ impl LeaderTime {
         Some(begin_us.saturating_add(time.counted_us - at_us) / 1000)
     }
 
-    /// Whether the time should be told so long after the last reading of the clock. `news`: what the
-    /// state machine has said since.
+    /// Whether the time should be told so long after the last reading of the clock. `news`: what
+    /// the state machine has said since.
     pub(super) fn is_entry_due(
         &self,
         since_reading_us: u64,

@@ -4,10 +4,10 @@
 //! services call when they have read all that has arrived. Then they go at once if few have gone
 //! lately ([`FEW`] within a [`PAUSE`]). Otherwise they go together after this pause, with the next
 //! request or tick, once all that have gone have an outcome. So ten thousand clients that keep a
-//! lease each make about ten entries a second, and those who are few wait for nobody. When leases are
-//! about to end, what waits goes first: with the next tick, or before the next command that has a
-//! stamp. A batch is full before it is over the limit of one command, and then goes at once, so what
-//! waits has a bound. A full batch counts neither as few nor as one that has no outcome.
+//! lease each make about ten entries a second, and those who are few wait for nobody. When leases
+//! are about to end, what waits goes first: with the next tick, or before the next command that has
+//! a stamp. A batch is full before it is over the limit of one command, and then goes at once, so
+//! what waits has a bound. A full batch counts neither for [`FEW`] nor as one without an outcome.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use crate::node::{NodeHandle, Proposal, RequestError};
 use crate::raft::RoleName;
 
 /// How long many requests wait for others, and then for the next request or tick. While nothing
-/// else happens, that is the tick of the next heartbeat: with the default times, they wait for 200 ms
-/// at most. It costs nobody a lease, because nobody waits while leases are about to end.
+/// else happens, that is the tick of the next heartbeat: with the default times, they wait for
+/// 200 ms at most. It costs nobody a lease, because nobody waits while leases are about to end.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// So many requests go within a [`PAUSE`] before others wait. A client that keeps one lease after
